@@ -1,0 +1,1 @@
+"""What changes in production: datasets, training jobs, the gate and releases. Manifests are in ``deploy/manifests``."""

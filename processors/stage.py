@@ -1,0 +1,212 @@
+"""The Stage contract: a pure object with a name, the topics it reads and emits, and a step.
+
+A stage sees no broker, no database, no clock and no environment. Its work has two halves: ``prepare`` turns
+messages into events, alone from each other and without state, so that engines may run it in other processes;
+``step`` applies one event to its key's state and yields records. What a step yields may depend on nothing but the
+state, the event and settings: time comes from the event, ids from content, chance from a hash of an id.
+
+Delivery: at least once in, effectively once out (see ``processors.state``). A message that raises Invalid becomes a
+dead letter and its neighbours pass; any other exception is a defect and leaves the batch uncommitted.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+from processors.state import KeyState, StateStore
+from schemas import codec
+from schemas.errors import Invalid
+from schemas.events import EPOCH, RECORDS, DeadLetter, Record, identity
+from schemas.topics import BY_NAME, Topic
+
+UNKNOWN = "unknown"
+_RECORD_BY_NAME = {record.__name__: record for record in RECORDS}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One entry of a topic. ``time`` is when it was accepted; ``headers`` may hold ``tenant`` and ``agent``."""
+
+    topic: str
+    offset: int
+    key: str
+    value: bytes
+    time: datetime = EPOCH
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def origin(self) -> str:
+        """Where it stands: the same for every delivery of the same entry."""
+        return f"{self.topic}/{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing to apply to the state of ``key``. ``record`` None: nothing to apply, pass ``emits`` on."""
+
+    key: str
+    event_id: str
+    origin: str
+    record: Record | None
+    emits: tuple[Record, ...] = ()
+
+
+Prepared = list[Event] | Invalid
+"""What became of one message."""
+
+
+class Stage(ABC):
+    """One step of the pipeline. ``settings`` is a frozen dataclass with defaults; values only, nothing live."""
+
+    name: ClassVar[str]
+    sources: ClassVar[tuple[Topic, ...]]
+    emits: ClassVar[tuple[Topic, ...]]
+    memo_size: ClassVar[int] = 128
+    """Recent events remembered per key; 0: stateless, the same event always emits the same records."""
+    memo_emits: ClassVar[bool] = True
+    """Whether the memo keeps what was emitted; a stage that does not overrides ``repeat``."""
+    heavy: ClassVar[bool] = False
+    """Whether ``prepare`` is worth a worker process."""
+    effects: ClassVar[bool] = False
+    """Whether ``tick`` acts on other systems (idempotently): engines call it outside their transaction, commit its
+    state and records afterwards, and call it again later when it raises Retry."""
+
+    def __init__(self, settings: Any = None) -> None:
+        self.settings = settings
+
+    def prepare(self, messages: Sequence[Message]) -> list[Prepared]:
+        """Messages to events, in order, one result per message. Stateless; may run in another process."""
+        return [self._prepare_one(message) for message in messages]
+
+    def _prepare_one(self, message: Message) -> Prepared:
+        try:
+            record = codec.decode(message.value, BY_NAME[message.topic].record)
+        except Invalid as error:
+            return error
+        return [Event(self.key(record), record.event_id, message.origin, record)]
+
+    def key(self, record: Record) -> str:
+        """The state key of a record: what must be applied in order shares one."""
+        return f"{record.tenant}/{record.agent}"
+
+    @abstractmethod
+    def step(self, event: Event, state: KeyState) -> Iterable[Record]:
+        """Apply one event to its key's state, in place; yield what follows.
+
+        Raises Invalid for a dead letter, before anything in ``state`` was changed.
+        """
+
+    def repeat(self, event: Event, state: KeyState, memo: list[Any]) -> Iterable[Record]:
+        """What an event with an id already seen emits: by default the same records as the first time."""
+        del event, state
+        return [_RECORD_BY_NAME[name].model_validate_json(text) for name, text in memo[1]]
+
+    def tick(self, key: str, state: KeyState, now: datetime) -> Iterable[Record]:
+        """``state.due`` has come. Clear or move ``due``; clear ``data`` to forget the key."""
+        del key, now
+        state.due = None
+        return ()
+
+    def process(self, batch: Sequence[Message], store: StateStore) -> list[Record]:
+        """Prepare and apply a batch: n messages at once give what n batches of one give."""
+        return self.apply(batch, self.prepare(batch), store)
+
+    def apply(self, batch: Sequence[Message], prepared: Sequence[Prepared], store: StateStore) -> list[Record]:
+        """The stateful half of ``process``, over what ``prepare`` made of the batch."""
+        out: list[Record] = []
+        touched: dict[str, KeyState] = {}
+        for message, events in zip(batch, prepared, strict=True):
+            if isinstance(events, Invalid):
+                out.append(dead_letter(self.name, message, events))
+                continue
+            for event in events:
+                out.extend(self._apply_one(message, event, touched, store))
+        for key, state in touched.items():
+            _keep(store, key, state)
+        return out
+
+    def _apply_one(
+        self, message: Message, event: Event, touched: dict[str, KeyState], store: StateStore
+    ) -> Iterable[Record]:
+        if event.record is None:
+            return event.emits
+        if self.memo_size == 0:
+            return self._guarded(message, event, KeyState())
+        state = touched.get(event.key)
+        if state is None:
+            state = touched[event.key] = store.get(event.key) or KeyState()
+        seen = state.memo.get(event.event_id)
+        if seen is not None:
+            return self.repeat(event, state, seen)
+        emitted = self._guarded(message, event, state)
+        kept = [[type(r).__name__, r.model_dump_json()] for r in emitted] if self.memo_emits else []
+        state.memo[event.event_id] = [event.origin, kept]
+        while len(state.memo) > self.memo_size:
+            del state.memo[next(iter(state.memo))]
+        return emitted
+
+    def _guarded(self, message: Message, event: Event, state: KeyState) -> list[Record]:
+        try:
+            return list(self.step(event, state))
+        except Invalid as error:
+            return [dead_letter(self.name, message, error)]
+
+    def expire(self, store: StateStore, now: datetime) -> list[Record]:
+        """Run ``tick`` for every key that is due at ``now``."""
+        out: list[Record] = []
+        for key in store.due(now):
+            state = store.get(key)
+            if state is not None:
+                out.extend(self.tick(key, state, now))
+                _keep(store, key, state)
+        return out
+
+
+def _keep(store: StateStore, key: str, state: KeyState) -> None:
+    if state.data or state.memo or state.due:
+        store.put(key, state)
+    else:
+        store.delete(key)
+
+
+def forget(state: KeyState) -> None:
+    """Let go of a key for good: its data, memo and timer."""
+    state.data.clear()
+    state.memo.clear()
+    state.due = None
+
+
+def later(first: datetime | None, second: datetime) -> datetime:
+    """The later of two instants, of which the first may be missing."""
+    return second if first is None else max(first, second)
+
+
+def minute_of(time: datetime) -> datetime:
+    """The start of an instant's minute: the ledger's unit.
+
+    >>> from datetime import UTC
+    >>> minute_of(datetime(2026, 1, 1, 12, 30, 59, 7, UTC)).isoformat()
+    '2026-01-01T12:30:00+00:00'
+    """
+    return time - timedelta(seconds=time.second, microseconds=time.microsecond)
+
+
+def dead_letter(stage: str, message: Message, error: Invalid) -> DeadLetter:
+    """The dead letter of a message: reason and origin, never the payload (details quote field names, not values)."""
+    return DeadLetter(
+        event_id=identity("dead", stage, message.origin, error.reason, error.detail),
+        tenant=message.headers.get("tenant", UNKNOWN),
+        agent=message.headers.get("agent", UNKNOWN),
+        event_time=message.time,
+        received_time=message.time,
+        stage=stage,
+        topic=message.topic,
+        offset=message.offset,
+        reason=error.reason,
+        detail=error.detail,
+        items=error.items,
+    )

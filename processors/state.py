@@ -1,0 +1,90 @@
+"""Keyed state: what a stage remembers about one key, as JSON, and the store it is kept in.
+
+A key's state is put whole, never incremented, and carries the memo: the ids of its recent events with what each
+emitted. That is what makes at-least-once delivery exact: after a crash either the put is there, and a redelivered
+event finds its id and emits the same records again, or it is not, and the event meets the same earlier state.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+STATE_VERSION = 1
+
+
+@dataclass(slots=True)
+class KeyState:
+    """One key's state. ``data`` is the stage's own; ``due`` is when ``tick`` wants to see the key.
+
+    ``memo`` maps an event id to ``[origin, [[record name, JSON], ...]]``, oldest first.
+    """
+
+    data: dict[str, Any] = field(default_factory=dict[str, Any])
+    memo: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+    due: datetime | None = None
+
+    def dump(self) -> str:
+        """As JSON text; ``load`` gives back an equal state, bit for bit."""
+        body: dict[str, Any] = {"v": STATE_VERSION, "data": self.data, "memo": self.memo}
+        if self.due is not None:
+            body["due"] = self.due.isoformat()
+        return json.dumps(body, separators=(",", ":"))
+
+    @classmethod
+    def load(cls, text: str) -> KeyState:
+        """From the JSON text that ``dump`` wrote."""
+        body = json.loads(text)
+        due = body.get("due")
+        return cls(body["data"], body["memo"], datetime.fromisoformat(due) if due else None)
+
+
+class StateStore(Protocol):
+    """Where a stage's keyed state lives. Engines make puts and outputs durable together."""
+
+    def get(self, key: str) -> KeyState | None:
+        """The key's state, or None when it was never put."""
+        ...
+
+    def put(self, key: str, state: KeyState) -> None:
+        """Replace the key's state."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Forget the key; unknown keys are fine."""
+        ...
+
+    def due(self, now: datetime) -> list[str]:
+        """Keys whose ``due`` is at or before ``now``, earliest first."""
+        ...
+
+
+class MemoryState:
+    """A StateStore in memory, through the same JSON as a durable one."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def get(self, key: str) -> KeyState | None:
+        """See StateStore."""
+        text = self._texts.get(key)
+        return None if text is None else KeyState.load(text)
+
+    def put(self, key: str, state: KeyState) -> None:
+        """See StateStore."""
+        self._texts[key] = state.dump()
+
+    def delete(self, key: str) -> None:
+        """See StateStore."""
+        self._texts.pop(key, None)
+
+    def due(self, now: datetime) -> list[str]:
+        """See StateStore."""
+        found = [(state.due, key) for key, state in self if state.due is not None and state.due <= now]
+        return [key for _, key in sorted(found)]
+
+    def __iter__(self) -> Iterator[tuple[str, KeyState]]:
+        return ((key, KeyState.load(text)) for key, text in self._texts.items())

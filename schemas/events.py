@@ -1,0 +1,360 @@
+"""One frozen record per event, in the order of the flow. The published contract is ``schemas/avro``.
+
+Every record has a deterministic ``event_id`` (from its content's identity, never random), its ``tenant`` and
+``agent``, the ``subject_hash`` of the person it is about ('' when about nobody), the ``event_time`` (UTC) and a
+``schema_version``. Unknown fields are ignored when a record is read, so that an older reader follows a newer
+writer. Records that carry text also carry the :class:`Redaction` envelope; every sink refuses them without one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Time = Annotated[AwareDatetime, AfterValidator(lambda t: t.astimezone(UTC))]
+"""An instant, UTC, to the microsecond."""
+
+Verdict = Literal["success", "failure", "unknown"]
+Cause = Literal["retrieval", "generation", "routing", "rephrasal", "knowledge_gap", "tool", "unknown"]
+SpanKind = Literal["agent", "llm", "tool", "retrieval", "chain", "other"]
+SignalKind = Literal["explicit", "implicit"]
+JobState = Literal["queued", "running", "evaluating", "passed", "refused", "failed"]
+ReleaseState = Literal["shadow", "canary", "live", "rolled_back", "stopped"]
+Entry = Literal["accepted", "duplicate", "quarantined", "dropped"]
+
+SignalName = Literal[
+    # explicit: somebody said so
+    "rating", "comparison", "correction", "adoption", "rejection", "knowledge_relevance", "missing_knowledge",
+    "evaluation",
+    # implicit: somebody acted so
+    "rephrase", "repeat", "explicit_correction", "escalation", "abandonment", "copy", "accepted", "edited",
+    "regenerate", "task_complete", "proceeded", "dwell", "forgetfulness", "divergence", "stopped",
+    "manual_takeover",
+]  # fmt: skip
+"""The signals a producer may send; readers tolerate names that they do not know."""
+
+
+def identity(*parts: str) -> str:
+    """A deterministic id from the parts that make a record what it is.
+
+    >>> identity("span", "t1", "s1") == identity("span", "t1", "s1") != identity("span", "t1s", "1")
+    True
+    """
+    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
+
+
+class Part(BaseModel):
+    """A piece of a record; frozen, tolerant of fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Record(Part):
+    """What every event has."""
+
+    schema_version: int = 1
+    event_id: str
+    tenant: str
+    agent: str
+    subject_hash: str = ""
+    event_time: Time
+
+
+class Redaction(Part):
+    """Proof that a text was cleaned: by which policy and detector, and how many finds of each type."""
+
+    policy_version: str
+    detector: str
+    counts: dict[str, int] = Field(default_factory=dict)
+
+
+class Clean(Record):
+    """A record that carries text made by people or agents, after redaction."""
+
+    redaction: Redaction
+    consent_train: bool = True
+
+
+class RawSignal(Record):
+    """A signal or a label as its producer sent it: raw zone only. ``payload`` is the validated JSON body."""
+
+    payload: str
+
+
+class Span(Clean):
+    """One clean operation of an agent. ``event_time`` is its start; ``received_time`` when it was accepted."""
+
+    session_id: str
+    trace_id: str
+    span_id: str
+    parent_span_id: str = ""
+    kind: SpanKind = "other"
+    name: str = ""
+    status: Literal["ok", "error", "unset"] = "unset"
+    status_message: str = ""
+    duration_us: int = 0
+    received_time: Time = EPOCH
+    model: str = ""
+    model_version: str = ""
+    provider: str = ""
+    prompt_version: str = ""
+    tool_name: str = ""
+    tool_call_id: str = ""
+    category: str = ""
+    input: str = ""
+    output: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    logprob_top1: float | None = None
+    logprob_top2: float | None = None
+    retrieval_score: float | None = None
+    retrieval_documents: int = 0
+    attributes: dict[str, str] = Field(default_factory=dict)
+
+
+class Signal(Clean):
+    """One piece of feedback about a turn (``turn_id`` or ``trace_id`` set) or a session (both empty).
+
+    ``value`` runs from -1 (failure) to 1 (success); ``weight`` is how much to believe it, 0 to 1. ``text`` is a
+    correction's new answer or a comment; ``text_before`` what it replaces.
+    """
+
+    session_id: str
+    turn_id: str = ""
+    trace_id: str = ""
+    name: str
+    kind: SignalKind
+    source: str = "user"
+    value: float = 0.0
+    weight: float = 1.0
+    text: str = ""
+    text_before: str = ""
+    received_time: Time = EPOCH
+    attributes: dict[str, str] = Field(default_factory=dict)
+
+
+class Turn(Clean):
+    """One user message, everything the agent did about it, and its answer. ``event_time`` is its start."""
+
+    session_id: str
+    turn_id: str
+    turn_index: int
+    trace_id: str
+    model: str = ""
+    model_version: str = ""
+    category: str = ""
+    input: str
+    output: str
+    end_time: Time
+    tool_calls: int = 0
+    tool_errors: int = 0
+    failed_tool: str = ""
+    retrievals: int = 0
+    retrieval_score: float | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    logprob_top1: float | None = None
+    logprob_top2: float | None = None
+    error: str = ""
+
+
+class Score(Record):
+    """How sure the agent could be of a turn: ``uncertainty`` and ``p_failure`` in [0, 1], and what they rest on."""
+
+    session_id: str
+    turn_id: str
+    turn_index: int
+    trace_id: str
+    model_version: str = ""
+    category: str = ""
+    end_time: Time
+    uncertainty: float
+    p_failure: float
+    scorer: str
+    features: dict[str, float] = Field(default_factory=dict)
+    tool_errors: int = 0
+    retrievals: int = 0
+    retrieval_score: float | None = None
+
+
+class Outcome(Record):
+    """The settled verdict on a turn with its first cause and the evidence for both.
+
+    ``session_value`` is set on exactly one outcome of a session: 1 with its first failure, 0 when it closed
+    without any; that is the value drift detectors take, since turns of one session are not independent.
+    """
+
+    session_id: str
+    turn_id: str
+    trace_id: str
+    model_version: str = ""
+    category: str = ""
+    revision: int = 0
+    verdict: Verdict
+    p_failure: float
+    uncertainty: float
+    cause: Cause = "unknown"
+    cause_confidence: float = 0.0
+    evidence: list[str] = Field(default_factory=list)
+    expected: str = ""
+    session_value: int | None = None
+
+
+class Alarm(Record):
+    """A drift detector's evidence that a cohort changed. ``subject_hash`` is always ''."""
+
+    cohort: str
+    model_version: str = ""
+    category: str = ""
+    detector: str
+    signal: str
+    level: Literal["warn", "alarm"]
+    statistic: float
+    threshold: float
+    baseline: float
+    current: float
+    sessions: int
+
+
+class Sample(Clean):
+    """A turn chosen for learning, with the reason and the probability with which it was chosen."""
+
+    session_id: str
+    turn_id: str
+    model_version: str = ""
+    category: str = ""
+    reason: Literal["random", "uncertain", "failed", "novel", "correction"]
+    propensity: float
+    input: str
+    output: str
+    uncertainty: float
+    verdict: Verdict
+    cause: Cause = "unknown"
+    cluster: str = ""
+
+
+class Label(Clean):
+    """A verdict on a sample by a person or a rule: the answer that would have been right."""
+
+    sample_id: str
+    turn_id: str = ""
+    value: str
+    rater: str
+    rubric_version: str = "1"
+    received_time: Time = EPOCH
+
+
+class Trigger(Record):
+    """The decision to intervene with all its evidence. One open trigger at most per agent and model version."""
+
+    trigger_id: str
+    model_version: str
+    intervention: Literal["fine_tune"] = "fine_tune"
+    cohort: str
+    alarms: list[str] = Field(default_factory=list)
+    labels: int
+    expected_gain: float
+    cost: float
+    reason: str
+
+
+class DatasetVersion(Record):
+    """A frozen, content-addressed set of labelled samples, split. ``dataset_id`` is the hash of its rows."""
+
+    dataset_id: str
+    trigger_id: str
+    rows: int
+    train: int
+    validation: int
+    test: int
+    labels: list[str] = Field(default_factory=list)
+    samples: list[str] = Field(default_factory=list)
+    subjects: list[str] = Field(default_factory=list)
+
+
+class Job(Record):
+    """One run of an intervention; each change of state is one record. Remote ids are known before polling."""
+
+    job_id: str
+    trigger_id: str
+    state: JobState
+    base_model: str = ""
+    incumbent: str = ""
+    candidate: str = ""
+    dataset_id: str = ""
+    remote_job: str = ""
+    progress: float = 0.0
+    message: str = ""
+
+
+class Evaluation(Record):
+    """The gate's decision on a candidate: paired test, non-inferiority per slice, and every reason."""
+
+    job_id: str
+    candidate: str
+    incumbent: str
+    dataset_id: str
+    rows: int
+    candidate_accuracy: float
+    incumbent_accuracy: float
+    wins: int
+    losses: int
+    p_value: float
+    passed: bool
+    reasons: list[str] = Field(default_factory=list)
+    slices: dict[str, float] = Field(default_factory=dict)
+
+
+class Deployment(Record):
+    """A deploy event: a release changed state. ``weight`` is the candidate's share of live traffic."""
+
+    release_id: str
+    job_id: str
+    candidate: str
+    incumbent: str
+    state: ReleaseState
+    weight: float
+    reason: str
+    evidence: dict[str, float] = Field(default_factory=dict)
+
+
+class Erasure(Record):
+    """A subject's data was removed: what was deleted where, and which models had learnt from it."""
+
+    requested_by: str = ""
+    deleted: dict[str, int] = Field(default_factory=dict)
+    dataset_versions: list[str] = Field(default_factory=list)
+    models: list[str] = Field(default_factory=list)
+
+
+class DeadLetter(Record):
+    """A record that could not be processed: why, where from, and where its encrypted payload is kept."""
+
+    stage: str
+    topic: str
+    offset: int
+    reason: str
+    detail: str = ""
+    items: int = 1
+    quarantine: str = ""
+    received_time: Time = EPOCH
+
+
+class LedgerEntry(Record):
+    """So many records of a tenant met this fate; ``event_time`` is the minute in which they were accepted."""
+
+    entry: Entry
+    source: str
+    count: int
+
+
+RECORDS: tuple[type[Record], ...] = (
+    RawSignal, Span, Signal, Turn, Score, Outcome, Alarm, Sample, Label, Trigger, DatasetVersion, Job, Evaluation,
+    Deployment, Erasure, DeadLetter, LedgerEntry,
+)  # fmt: skip
+"""Every record, in the order of the flow."""
