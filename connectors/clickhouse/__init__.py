@@ -1,0 +1,1 @@
+"""ClickHouse, embedded (chDB) or a server, through one code path: clickhouse-connect."""

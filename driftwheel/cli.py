@@ -1,0 +1,241 @@
+"""The command line. Errors go to standard error; exit codes: 0 done, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from driftwheel import config as configuration
+from schemas.errors import DriftwheelError, UsageError
+
+app = typer.Typer(
+    name="driftwheel",
+    help="An event-streaming data flywheel for AI agents. Start with: driftwheel demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(help="The model weights: fetch, list, verify.", no_args_is_help=True)
+stage_app = typer.Typer(help="One pure stage alone, over JSON Lines.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+app.add_typer(stage_app, name="stage")
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder (default: the user's).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+
+
+def _config(data_dir: Path | None = None, **overrides: Any) -> configuration.Config:
+    if data_dir is not None:
+        overrides["data_dir"] = data_dir
+    return configuration.load(**overrides)
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(help="CSV or JSON Lines (.gz too) with a text and a label column.")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="The column with the text.")] = "text",
+    label_column: Annotated[str, typer.Option(help="The column with the label.")] = "label",
+    seed: Annotated[int, typer.Option(help="Same seed, same run.")] = 1,
+    events: Annotated[int, typer.Option(min=400, help="Asks in all.")] = 4000,
+    speed: Annotated[float, typer.Option(min=0, help="Asks a second at most; 0: as fast as it goes.")] = 0,
+    report: Annotated[Path, typer.Option(help="Where report.html and report.json go.")] = Path("driftwheel-report"),
+    shift_labels: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of labels held back.")] = 0.3,
+    shift_traffic: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Their share of the traffic after the shift.")
+    ] = 0.4,
+    seed_rows: Annotated[int, typer.Option(min=20, help="Rows that train the first model.")] = 400,
+    wheel: Annotated[bool, typer.Option(help="--no-wheel: same world, no retraining.")] = True,
+    shuffle_labels: Annotated[bool, typer.Option(help="Control: wrong labels must release nothing.")] = False,
+    keep: Annotated[bool, typer.Option(help="Leave store and services up until Ctrl-C.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole loop on this machine: a world shifts, the wheel notices, retrains, proves and rolls out.
+
+    Examples: driftwheel demo --seed 2
+    driftwheel demo --data tickets.csv --text-column body --label-column team
+    """
+    from driftwheel.demo.run import DemoOptions, run_demo
+    from driftwheel.demo.world import WorldSettings
+
+    world = WorldSettings(
+        seed=seed, events=events, shift_labels=shift_labels, shift_traffic=shift_traffic, seed_rows=seed_rows
+    )
+    options = DemoOptions(
+        world=world, data=data, text_column=text_column, label_column=label_column, speed=speed, report=report,
+        wheel=wheel, shuffle_labels=shuffle_labels, keep=keep, data_dir=data_dir,
+    )  # fmt: skip
+    outcome = run_demo(_config(), options, Console(stderr=True))
+    if as_json:
+        typer.echo(outcome.report_json.read_text(), nl=False)
+    else:
+        typer.echo(f"{outcome.summary}\nreport: {outcome.report_html}\n        {outcome.report_json}")
+    raise typer.Exit(0 if outcome.closed or not wheel else 1)
+
+
+@app.command()
+def up(
+    data_dir: DataDir = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="One port: gateway and API (default 4318).")] = None,
+) -> None:
+    """Keep the embedded product running for real agents; Ctrl-C stops it. The data folder survives restarts.
+
+    Example: driftwheel up --port 4318
+    """
+    from driftwheel.product import run_forever
+
+    run_forever(_config(data_dir), host, port, Console(stderr=True))
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One read-only statement.")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Query the store, whether or not the product is running.
+
+    Example: driftwheel sql "SELECT model_version, count() FROM turns_current GROUP BY ALL"
+    """
+    from driftwheel.desk import open_desk
+    from driftwheel.tables import show
+
+    with open_desk(_config(data_dir)) as desk:
+        show(desk.sql(query), as_json=as_json, as_csv=as_csv)
+
+
+@app.command()
+def ledger(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Accepted = stored + quarantined + dropped, by minute and tenant; exit code 1 when it does not add up."""
+    from driftwheel.desk import open_desk
+    from driftwheel.tables import show
+
+    with open_desk(_config(data_dir)) as desk:
+        table = desk.ledger()
+    show(table, as_json=as_json)
+    place = table.columns.index("difference")
+    if any(row[place] for row in table.rows):
+        raise typer.Exit(1)
+
+
+@app.command(name="import")
+def import_conversations(
+    file: Annotated[Path, typer.Argument(help="Recorded conversations, JSON Lines (.gz too).")],
+    format_: Annotated[Literal["conversations"], typer.Option("--format", help="The file's format.")] = (
+        "conversations"
+    ),
+    endpoint: Annotated[str | None, typer.Option(help="A running gateway, e.g. http://127.0.0.1:4318")] = None,
+    token: Annotated[str, typer.Option(envvar="DRIFTWHEEL_TOKEN", help="The gateway's token.")] = "",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn recorded conversations into spans and send them through the gateway's own path.
+
+    Example: driftwheel import conversations.jsonl.gz --format conversations
+    """
+    del format_
+    from driftwheel.importer import import_file
+
+    import_file(_config(data_dir), file, endpoint, token, as_json)
+
+
+@app.command()
+def erase(
+    user_id: Annotated[str, typer.Argument(help="The person's user.id, as the agents send it.")],
+    tenant: Annotated[str, typer.Option(help="Whose person.")] = "default",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove everything about one person, and name the models that learnt from it."""
+    from driftwheel.desk import open_desk
+    from driftwheel.tables import show_mapping
+
+    with open_desk(_config(data_dir)) as desk:
+        show_mapping(desk.erase(tenant, user_id), as_json=as_json)
+
+
+@app.command()
+def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Check Python, models, disk, ports, broker, store and NeMo; say how to mend what is wrong."""
+    from driftwheel.doctor import examine, show_findings
+
+    findings = examine(_config(data_dir))
+    show_findings(findings, as_json=as_json)
+    if any(not finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@models_app.command("fetch")
+def models_fetch(as_json: AsJson = False) -> None:
+    """Fetch and verify the weights that are missing."""
+    from driftwheel.weights import fetch_all
+
+    fetch_all(_config(), as_json)
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """What is there."""
+    from driftwheel.weights import list_all
+
+    list_all(_config(), as_json)
+
+
+@models_app.command("verify")
+def models_verify(as_json: AsJson = False) -> None:
+    """Hash every file again; exit code 1 when one differs."""
+    from driftwheel.weights import verify_all
+
+    verify_all(_config(), as_json)
+
+
+@stage_app.command("list")
+def stage_list(as_json: AsJson = False) -> None:
+    """Every stage, what it reads and what it emits, in the order of the flow."""
+    from driftwheel.stage_runner import list_stages
+    from driftwheel.tables import show
+
+    show(list_stages(), as_json=as_json)
+
+
+@stage_app.command("run")
+def stage_run(
+    name: Annotated[str, typer.Argument(help="A pure stage; see: driftwheel stage list")],
+    in_: Annotated[str, typer.Option("--in", help="JSON Lines, or - for standard input.")] = "-",
+    out: Annotated[str, typer.Option("--out", help="JSON Lines, or - for standard output.")] = "-",
+) -> None:
+    """Run one stage over lines of {"topic": ..., "record": ...} and write the same.
+
+    Example: driftwheel stage run redact --in raw.jsonl --out clean.jsonl
+    """
+    from driftwheel.stage_runner import run_stage
+
+    run_stage(_config(), name, in_, out)
+
+
+def main() -> None:
+    """The entry point: every error that is raised on purpose becomes one message and an exit code."""
+    try:
+        app()
+    except UsageError as error:
+        typer.echo(f"driftwheel: {error}", err=True)
+        sys.exit(2)
+    except DriftwheelError as error:
+        typer.echo(f"driftwheel: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Configuration: read once, at the edge, into one frozen object. The only reader of the environment.
+
+Sources, the later ones winning: defaults, ``driftwheel.toml`` (in the working folder, or the file that
+``DRIFTWHEEL_CONFIG`` names), environment variables such as ``DRIFTWHEEL__GATEWAY__PORT=4318``, command options.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_data_path
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from schemas.errors import UsageError
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and a misspelt setting is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GatewayConfig(Section):
+    """Where agents send to. ``token`` empty: no authentication, which only loopback should have."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=4318, ge=0, le=65535)
+    token: SecretStr = SecretStr("")
+    max_body_bytes: int = Field(default=16 * 1024 * 1024, gt=0)
+    hosts: tuple[str, ...] = ()
+
+
+class StoreConfig(Section):
+    """``url`` empty: chDB in this process, under the data folder; else a ClickHouse server's address."""
+
+    url: SecretStr = SecretStr("")
+    database: str = "driftwheel"
+    retention_days: int = Field(default=365, gt=0)
+
+
+class NemoConfig(Section):
+    """``url`` empty: the local NeMo is started with the product; else the address of NeMo microservices."""
+
+    url: str = ""
+    token: SecretStr = SecretStr("")
+    namespace: str = "driftwheel"
+
+
+class ModelsConfig(Section):
+    """Where model weights lie and come from: ``registry`` (packages), ``folder`` or ``hub``."""
+
+    folder: Path = Field(default_factory=lambda: user_data_path("driftwheel") / "models")
+    source: str = "registry"
+    location: str = ""
+
+
+class EngineConfig(Section):
+    """The embedded engine. ``workers`` processes run the heavy steps; 0 runs them in place."""
+
+    workers: int = Field(default=2, ge=0)
+    max_lag: int = Field(default=100_000, gt=0)
+    durable: bool = False
+
+
+class RedactConfig(Section):
+    """``key`` empty: a key is made on first start and kept, readable by the owner alone, in the data folder."""
+
+    key: SecretStr = SecretStr("")
+
+
+class Config(BaseSettings):
+    """Everything that can be set. ``stages`` overrides stage settings by stage name, e.g. ``stages.curate.budget``."""
+
+    model_config = SettingsConfigDict(env_prefix="DRIFTWHEEL__", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    data_dir: Path = Field(default_factory=lambda: user_data_path("driftwheel") / "data")
+    gateway: GatewayConfig = GatewayConfig()
+    store: StoreConfig = StoreConfig()
+    nemo: NemoConfig = NemoConfig()
+    models: ModelsConfig = Field(default_factory=ModelsConfig)
+    engine: EngineConfig = EngineConfig()
+    redact: RedactConfig = RedactConfig()
+    stages: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options over environment over file."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path())
+
+
+def config_path() -> Path:
+    """The configuration file: ``DRIFTWHEEL_CONFIG``, else ``driftwheel.toml`` here (which may be missing)."""
+    return Path(os.environ.get("DRIFTWHEEL_CONFIG", "driftwheel.toml"))
+
+
+def load(**overrides: Any) -> Config:
+    """The configuration; UsageError names the setting that is wrong."""
+    named = os.environ.get("DRIFTWHEEL_CONFIG")
+    if named and not Path(named).is_file():
+        raise UsageError(f"DRIFTWHEEL_CONFIG names {named}, which is not a file")
+    try:
+        return Config(**overrides)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise UsageError("the configuration is wrong:\n" + "\n".join(lines)) from error
+    except ValueError as error:
+        raise UsageError(f"{config_path()} cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""The demonstration: a simulated world around the real product, which sees only traces and signals."""

@@ -1,0 +1,96 @@
+"""Questions to a data folder, whoever has it open: the running product by its API, else this process itself.
+
+The embedded store has one owner process, so a second one must ask the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import httpx
+
+from driftwheel.api import Table
+from driftwheel.config import Config
+from driftwheel.folder import DataFolder, Owner
+from schemas.errors import DriftwheelError, Refused, Retry, UsageError
+
+TIMEOUT = httpx.Timeout(300.0, connect=5.0)
+
+
+class Questions(Protocol):
+    """What the command line asks."""
+
+    def sql(self, query: str) -> Table:
+        """A read-only query."""
+        ...
+
+    def ledger(self) -> Table:
+        """The ledger by minute and tenant."""
+        ...
+
+    def erase(self, tenant: str, user_id: str) -> dict[str, Any]:
+        """Remove a subject's data everywhere."""
+        ...
+
+
+class RemoteDesk:
+    """The running product, by its API."""
+
+    def __init__(self, owner: Owner) -> None:
+        headers = {"authorization": f"Bearer {owner.token}"}
+        self._client = httpx.Client(base_url=owner.url, headers=headers, timeout=TIMEOUT, trust_env=False)
+        self._owner = owner
+
+    def sql(self, query: str) -> Table:
+        """See Questions."""
+        return self._table(self._call("POST", "/v1/sql", {"query": query}))
+
+    def ledger(self) -> Table:
+        """See Questions."""
+        return self._table(self._call("GET", "/v1/ledger", None))
+
+    def erase(self, tenant: str, user_id: str) -> dict[str, Any]:
+        """See Questions."""
+        return self._call("POST", "/v1/erase", {"tenant": tenant, "user_id": user_id})
+
+    @staticmethod
+    def _table(body: dict[str, Any]) -> Table:
+        return Table(body["columns"], body["rows"])
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        try:
+            response = self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise Retry(
+                f"process {self._owner.pid} has the data folder open but does not answer at {self._owner.url}: {error}"
+            ) from error
+        if response.is_success:
+            return response.json()
+        detail = str(_detail(response))
+        raise {422: UsageError, 500: DriftwheelError}.get(response.status_code, Refused)(detail)
+
+
+def _detail(response: httpx.Response) -> Any:
+    try:
+        return response.json()["detail"]
+    except (ValueError, KeyError):
+        return f"HTTP {response.status_code}"
+
+
+@contextmanager
+def open_desk(config: Config) -> Iterator[Questions]:
+    """The right desk for ``config.data_dir``."""
+    folder = DataFolder(config.data_dir)
+    owner = folder.owner()
+    if owner is not None:
+        yield RemoteDesk(owner)
+        return
+    from driftwheel.offline import OfflineDesk
+
+    desk = OfflineDesk(config, folder)
+    try:
+        yield desk
+    finally:
+        desk.close()

@@ -1,0 +1,55 @@
+"""``driftwheel import``: recorded conversations through the gateway's own path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from connectors.conversations import import_file as read_and_send
+from rich.console import Console
+from rich.progress import Progress
+
+from driftwheel.client import Client
+from driftwheel.config import Config
+from driftwheel.folder import DataFolder
+from driftwheel.tables import show_mapping
+from schemas.errors import UsageError
+
+
+def import_file(config: Config, file: Path, endpoint: str | None, token: str, as_json: bool) -> None:
+    """Send every conversation: to ``endpoint``, else to the product that has the folder open, else to our own."""
+    if not file.is_file():
+        raise UsageError(f"{file} is not a file")
+    with (
+        _target(config, endpoint, token) as send,
+        Progress(console=Console(stderr=True), transient=True) as bars,
+    ):
+        task = bars.add_task("conversations", total=None)
+
+        def progress(done: int) -> None:
+            bars.update(task, completed=done)
+
+        sent = read_and_send(file, send, progress)
+    show_mapping(sent, as_json=as_json)
+
+
+@contextmanager
+def _target(config: Config, endpoint: str | None, token: str) -> Iterator[Callable[[bytes], None]]:
+    owner = None if endpoint else DataFolder(config.data_dir).owner()
+    url = endpoint or (owner.url if owner else None)
+    token = token or config.gateway.token.get_secret_value()
+    if url is not None:
+        with Client(url, token=token or None) as client:
+            yield client.traces
+        return
+    from driftwheel.product import Product
+
+    product = Product(config, clock=lambda: datetime.now(UTC), port=0, wheel=False)
+    try:
+        with Client(product.url, token=token or None) as client:
+            yield client.traces
+        product.settle(until_quiet=True)
+    finally:
+        product.close()

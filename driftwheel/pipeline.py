@@ -1,0 +1,50 @@
+"""The whole wheel: the pure stages and those that act, and how a stage is made from the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from deploy.apply_release import ApplyRelease
+from deploy.rollout import Rollout
+from deploy.run_jobs import RunJobs
+from pydantic import TypeAdapter, ValidationError
+
+from driftwheel.config import Config
+from processors import PIPELINE
+from processors.stage import Stage
+from schemas.errors import UsageError
+
+WHEEL: tuple[type[Stage], ...] = (*PIPELINE, RunJobs, Rollout, ApplyRelease)
+"""Every stage, in the order of the flow."""
+
+
+def stage_settings(stage: type[Stage], config: Config, **values: Any) -> Any:
+    """The stage's settings: its defaults, ``stages.<name>`` of the configuration, then ``values``."""
+    defaults = stage().settings if not stage.effects else values.pop("defaults")
+    if not is_dataclass(defaults):
+        return None
+    given = config.stages.get(stage.name, {}) | values
+    known = {field.name: getattr(defaults, field.name) for field in fields(defaults)}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise UsageError(f"stages.{stage.name}.{unknown[0]}: no such setting; there are: {', '.join(sorted(known))}")
+    try:
+        return TypeAdapter(type(defaults)).validate_python(known | given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"stages.{stage.name}.{place}: {first['msg']}") from error
+
+
+def build_stage(stage: type[Stage], config: Config, **values: Any) -> Stage:
+    """A pure stage with its settings."""
+    return stage(stage_settings(stage, config, **values))
+
+
+def check_stages(config: Config) -> None:
+    """UsageError when the configuration names a stage that is not there."""
+    names = {stage.name for stage in WHEEL}
+    for name in config.stages:
+        if name not in names:
+            raise UsageError(f"stages.{name}: no such stage; there are: {', '.join(sorted(names))}")

@@ -1,0 +1,131 @@
+"""One pure stage alone, over JSON Lines: ``{"topic": ..., "record": ...}`` in and out.
+
+A record is the JSON of its pydantic model; on ``otlp_spans`` it is OTLP/JSON (an ExportTraceServiceRequest). At the
+end of the input every timer of the stage runs out, so that what waits for more is emitted too.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+from driftwheel.api import Table
+from driftwheel.config import Config
+from driftwheel.pipeline import WHEEL, build_stage
+from processors import PIPELINE
+from processors.stage import Message, Stage
+from processors.state import MemoryState
+from schemas import codec
+from schemas.errors import Invalid, UsageError
+from schemas.events import EPOCH, Record
+from schemas.topics import BY_NAME, OTLP_SPANS, topic_of
+
+BATCH = 500
+
+
+def list_stages() -> Table:
+    """Every stage with its topics."""
+    rows = [
+        [stage.name, ", ".join(t.name for t in stage.sources), ", ".join(t.name for t in stage.emits)]
+        for stage in WHEEL
+    ]
+    return Table(["stage", "reads", "emits"], rows)
+
+
+def run_stage(config: Config, name: str, source: str, target: str) -> None:
+    """Run stage ``name`` from one file to another. UsageError names the line that cannot be read."""
+    stage = _find(config, name)
+    store = MemoryState()
+    last = EPOCH
+    with _reader(source) as lines, _writer(target) as out:
+        for batch in _batches(_messages(stage, source, lines)):
+            last = max(last, *(message.time for message in batch))
+            _write(out, stage.process(batch, store))
+        _write(out, stage.expire(store, last + timedelta(days=2)))
+
+
+def _find(config: Config, name: str) -> Stage:
+    for stage in PIPELINE:
+        if stage.name == name:
+            return build_stage(stage, config)
+    names = ", ".join(stage.name for stage in PIPELINE)
+    raise UsageError(f"no pure stage {name!r}; there are: {names}")
+
+
+def _messages(stage: Stage, source: str, lines: Iterable[str]) -> Iterator[Message]:
+    sources = {topic.name for topic in stage.sources}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            body = json.loads(line)
+            topic, record = str(body["topic"]), body["record"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f'{source}, line {number}: not {{"topic": ..., "record": ...}}: {error}') from error
+        if topic not in sources:
+            raise UsageError(f"{source}, line {number}: {stage.name} does not read {topic!r} but {sorted(sources)}")
+        yield _message(topic, record, number, source)
+
+
+def _message(topic: str, record: Any, number: int, source: str) -> Message:
+    try:
+        if topic == OTLP_SPANS.name:
+            from connectors.otlp import request_from_json
+
+            value = request_from_json(json.dumps(record).encode()).SerializeToString()
+            return Message(topic, number, "", value, datetime.now(UTC))
+        kind = BY_NAME[topic].record
+        if kind is None:
+            raise UsageError(f"{source}, line {number}: topic {topic} cannot be read from JSON")
+        made = codec.validate(kind, record)
+    except Invalid as error:
+        raise UsageError(f"{source}, line {number}: {error}") from error
+    return Message(topic, number, "", codec.encode(made), made.event_time)
+
+
+def _batches(messages: Iterator[Message]) -> Iterator[list[Message]]:
+    batch: list[Message] = []
+    for message in messages:
+        batch.append(message)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _write(out: TextIO, records: Iterable[Record]) -> None:
+    for record in records:
+        line = {"topic": topic_of(record).name, "record": record.model_dump(mode="json")}
+        out.write(json.dumps(line) + "\n")
+
+
+@contextmanager
+def _reader(source: str) -> Iterator[TextIO]:
+    if source == "-":
+        yield sys.stdin
+        return
+    try:
+        with Path(source).open(encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        raise UsageError(f"{source} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{source} is not UTF-8 text: byte {error.start} is wrong") from error
+
+
+@contextmanager
+def _writer(target: str) -> Iterator[TextIO]:
+    if target == "-":
+        yield sys.stdout
+        return
+    try:
+        with Path(target).open("w", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written: {error.strerror}") from error

@@ -1,0 +1,18 @@
+"""Where tests find the real embedding model, fetched once and never inside a test run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from connectors.models import MINILM, look
+
+
+def minilm_folder() -> Path:
+    """The folder of MiniLM on this machine; skips the test when it was never fetched."""
+    folder = platformdirs.user_data_path("driftwheel") / "models"
+    if look(MINILM, folder).state != "ready":
+        pytest.skip(f"no {MINILM.name} in {folder}: run `driftwheel models fetch`")
+    return folder / MINILM.name

@@ -1,0 +1,237 @@
+"""Outcomes: when a turn settles, what the verdict is, what was the first fault, one value per session."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+
+import pytest
+
+from processors.attribute import Attribute
+from processors.state import MemoryState
+from schemas.events import Outcome, Record, Score, Signal
+from tests.world import START, message, score, signal
+
+CLOSE = 1_861.0
+"""Seconds of silence after which a session has closed: the gap and the grace."""
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.stage, self.store, self.offset = Attribute(), MemoryState(), 0
+
+    def send(self, *records: Record) -> list[Outcome]:
+        batch = [message(one, self.offset + n) for n, one in enumerate(records)]
+        self.offset += len(records)
+        return [one for one in self.stage.process(batch, self.store) if isinstance(one, Outcome)]
+
+    def tick(self, seconds: float) -> list[Outcome]:
+        found = self.stage.expire(self.store, START + timedelta(seconds=seconds))
+        return [one for one in found if isinstance(one, Outcome)]
+
+
+def at(seconds: float) -> dict[str, object]:
+    return {"event_time": START + timedelta(seconds=seconds)}
+
+
+def scored(number: int, seconds: float | None = None, **given: object) -> Score:
+    when = 100.0 * number if seconds is None else seconds
+    return score(turn_id=f"t{number}.r", turn_index=number, **at(when), **given)
+
+
+def said(number: int | None, value: float, seconds: float = 50, **given: object) -> Signal:
+    about = {} if number is None else {"turn_id": f"t{number}.r"}
+    return signal(value=value, **about, **at(seconds), **given)
+
+
+def did(number: int, name: str, value: float, weight: float, seconds: float = 100) -> Signal:
+    return signal(
+        name=name, kind="implicit", source="assemble", value=value, weight=weight, turn_id=f"t{number}.r", **at(seconds)
+    )
+
+
+REPHRASED = did(0, "rephrase", -1.0, 0.6)
+
+
+def test_the_next_turn_settles_the_one_before() -> None:
+    bench = Bench()
+    assert bench.send(scored(0)) == []
+    assert bench.send(REPHRASED) == []
+    (found,) = bench.send(scored(1))
+    assert (found.turn_id, found.revision, found.verdict, found.session_value) == ("t0.r", 0, "failure", 1)
+    assert found.p_failure > 0.3
+    assert found.evidence[-1] == f"signal:rephrase:{REPHRASED.event_id}"
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(-1.0, "failure"), (1.0, "success")])
+def test_a_decisive_signal_settles_at_once(value: float, verdict: str) -> None:
+    bench = Bench()
+    bench.send(scored(0))
+    assert [one.verdict for one in bench.send(said(0, value))] == [verdict]
+
+
+def test_a_signal_before_its_score_waits_for_it() -> None:
+    bench = Bench()
+    assert bench.send(said(0, -1.0)) == []
+    assert [one.verdict for one in bench.send(scored(0))] == ["failure"]
+
+
+def test_signals_find_their_turn_by_trace() -> None:
+    bench = Bench()
+    bench.send(scored(0), scored(1))
+    (found,) = bench.send(signal(trace_id="t1", value=-1.0, **at(150)))
+    assert found.turn_id == "t1.r"
+
+
+def test_a_signal_about_the_session_is_about_the_last_turn_before_it() -> None:
+    bench = Bench()
+    bench.send(scored(0))
+    assert bench.send(said(None, -1.0, 150)) == [], "the turn it is about may not be known yet"
+    settled = bench.send(scored(1))
+    assert [(one.turn_id, one.verdict) for one in settled] == [("t0.r", "unknown")]
+    assert [(one.turn_id, one.verdict) for one in bench.tick(200 + CLOSE)] == [("t1.r", "failure")]
+
+
+def test_later_evidence_that_changes_the_verdict_is_a_revision() -> None:
+    bench = Bench()
+    bench.send(scored(0), REPHRASED, scored(1))
+    revised = bench.send(said(0, 1.0, 300))
+    assert [(one.revision, one.verdict, one.session_value) for one in revised] == [(1, "success", None)]
+    assert bench.send(said(0, 0.9, 301)) == [], "the verdict stands"
+    assert [one.verdict for one in bench.send(said(0, -1.0, 400))] == ["failure"], "the newest rating counts"
+
+
+def test_what_was_said_outweighs_what_was_done() -> None:
+    bench = Bench()
+    bench.send(scored(0), REPHRASED, said(0, 1.0))
+    assert bench.send(scored(1)) == []
+    assert [one.verdict for one in bench.tick(100 + CLOSE)] == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("signals", "p_failure", "verdict"),
+    [
+        ([], 0.1, "unknown"),
+        ([], 0.99, "unknown"),
+        ([("proceeded", 1.0, 0.2)], 0.1, "success"),
+        ([("task_complete", 1.0, 0.6)], 0.5, "success"),
+        ([("abandonment", -1.0, 0.2)], 0.1, "unknown"),
+        ([("abandonment", -1.0, 0.2)], 0.9, "failure"),
+        ([("rephrase", -1.0, 0.6)], 0.05, "failure"),
+        ([("copy", 0.0, 1.0)], 0.3, "success"),
+        ([("regenerate", 0.0, 1.0)], 0.1, "failure"),
+        ([("a name of tomorrow", 0.0, 1.0)], 0.4, "unknown"),
+    ],
+)
+def test_verdicts(signals: list[tuple[str, float, float]], p_failure: float, verdict: str) -> None:
+    bench = Bench()
+    bench.send(scored(0, p_failure=p_failure), *[did(0, *one) for one in signals])
+    assert [one.verdict for one in bench.send(scored(1))] == [verdict]
+
+
+@pytest.mark.parametrize(
+    ("given", "extra", "cause"),
+    [
+        ({"features": {"tool_unresolved": 1.0, "router": 1.0}, "tool_errors": 1}, [], "tool"),
+        ({"features": {"router": 1.0}}, [said(0, 0.0, name="correction", text="hr")], "routing"),
+        ({"features": {"router": 1.0}}, [], "routing"),
+        ({}, [said(0, 0.0, name="missing_knowledge")], "knowledge_gap"),
+        ({"retrievals": 2, "retrieval_score": 0.1}, [], "retrieval"),
+        ({}, [REPHRASED], "rephrasal"),
+        ({"features": {"hedges": 2.0}}, [], "generation"),
+        ({"retrievals": 2, "retrieval_score": 0.9}, [], "generation"),
+        ({}, [], "unknown"),
+    ],
+)
+def test_the_first_fault_that_fires_is_the_cause(given: dict[str, object], extra: list[Signal], cause: str) -> None:
+    bench = Bench()
+    (found,) = bench.send(*extra, did(0, "stopped", -1.0, 1.0), scored(0, **given), scored(1))[:1]
+    assert (found.verdict, found.cause) == ("failure", cause)
+    assert (found.cause_confidence > 0) == (cause != "unknown")
+
+
+def test_a_success_has_no_cause() -> None:
+    bench = Bench()
+    bench.send(scored(0, features={"router": 1.0}))
+    assert [(one.cause, one.cause_confidence) for one in bench.send(said(0, 1.0))] == [("unknown", 0.0)]
+
+
+def test_a_correction_names_the_right_answer() -> None:
+    bench = Bench()
+    bench.send(scored(0))
+    (found,) = bench.send(said(0, 0.0, name="correction", text="hr"))
+    assert (found.verdict, found.expected) == ("failure", "hr")
+
+
+def values(found: list[Outcome]) -> list[int]:
+    return [one.session_value for one in found if one.session_value is not None]
+
+
+def test_a_session_has_one_value_its_first_failure() -> None:
+    bench = Bench()
+    found = bench.send(scored(0), said(0, -1.0), scored(1), said(1, -1.0, 150), scored(2))
+    found += bench.tick(300 + CLOSE)
+    assert values(found) == [1]
+    assert found[0].session_value == 1
+
+
+def test_a_session_without_failure_has_value_0_when_it_closes() -> None:
+    bench = Bench()
+    found = bench.send(scored(0), said(0, 1.0), scored(1), said(1, 1.0, 150))
+    assert values(found) == []
+    closing = bench.tick(150 + CLOSE)
+    assert [(one.turn_id, one.revision, one.session_value) for one in closing] == [("t1.r", 1, 0)]
+    assert bench.tick(150 + CLOSE + 1) == []
+
+
+def test_a_closed_session_can_be_revised_and_is_then_forgotten() -> None:
+    bench = Bench()
+    bench.send(scored(0))
+    assert values(bench.tick(CLOSE)) == [0]
+    late = bench.send(said(0, -1.0, 3_000))
+    assert [(one.revision, one.verdict, one.session_value) for one in late] == [(1, "failure", None)]
+    for hour in range(1, 6):
+        assert bench.tick(3_000 + 3_600 * hour) == []
+    assert list(bench.store) == []
+
+
+def test_a_signal_for_a_turn_that_never_comes_is_let_go() -> None:
+    bench = Bench()
+    assert bench.send(said(7, -1.0)) == []
+    assert bench.tick(50 + CLOSE) == []
+    assert bench.tick(50 + CLOSE + 3_601) == []
+    assert list(bench.store) == []
+
+
+def test_shadow_comparisons_are_no_feedback() -> None:
+    bench = Bench()
+    bench.send(scored(0))
+    assert bench.send(said(0, -1.0, name="comparison", source="shadow")) == []
+
+
+def test_an_abandonment_does_not_keep_its_session_open() -> None:
+    bench = Bench()
+    bench.send(scored(0), did(0, "abandonment", -1.0, 0.2, 1_800))
+    assert values(bench.tick(CLOSE)) == [0]
+
+
+def test_any_order_ends_in_the_same_verdicts() -> None:
+    records = [scored(0), REPHRASED, scored(1), said(1, 1.0, 150), scored(2), said(2, -1.0, 260), said(0, -0.8, 90)]
+    ends: set[tuple[tuple[str, str], ...]] = set()
+    for seed in range(20):
+        bench, chance = Bench(), random.Random(seed)
+        found = bench.send(*chance.sample(records, len(records))) + bench.tick(300 + CLOSE)
+        assert len(values(found)) == 1
+        ends.add(tuple(sorted({one.turn_id: str(one.verdict) for one in found}.items())))
+    assert ends == {(("t0.r", "failure"), ("t1.r", "success"), ("t2.r", "failure"))}
+
+
+def test_state_stays_bounded_in_an_endless_session() -> None:
+    bench = Bench()
+    found: list[Outcome] = []
+    for number in range(400):
+        found += bench.send(scored(number), said(number, -0.1, 100 * number + 10, name=f"n{number}"))
+    assert len({one.turn_id for one in found if one.revision == 0}) == 399
+    (state,) = [state for _, state in bench.store]
+    assert len(state.data["turns"]) <= 64
+    assert len(state.data["signals"]) <= 256
