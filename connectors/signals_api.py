@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -27,13 +27,21 @@ MAX_ITEMS = 1000
 MAX_ERRORS = 20
 
 
-def _sound(text: str) -> str:
+def _sound(value: Any) -> Any:
     """Texts are valid UTF-8 without NUL: lone surrogates are replaced, since they cannot be stored or sent."""
-    return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+        case list():
+            return [_sound(item) for item in value]
+        case dict():
+            return {_sound(key): _sound(item) for key, item in value.items()}
+        case _:
+            return value
 
 
-Text = Annotated[str, Field(max_length=100_000), AfterValidator(_sound)]
-Id = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_sound)]
+Text = Annotated[str, Field(max_length=100_000)]
+Id = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Consent(BaseModel):
@@ -80,7 +88,7 @@ class LabelBody(BaseModel):
     agent: Id
     sample_id: Id
     turn_id: Id | None = None
-    value: Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(_sound)]
+    value: Annotated[str, Field(min_length=1, max_length=10_000)]
     rater: Id
     rubric_version: Id = "1"
     user_id: Id | None = None
@@ -93,7 +101,7 @@ Body = SignalBody | LabelBody
 def parse(data: bytes, model: type[SignalBody] | type[LabelBody], key: str) -> list[Body]:
     """The items of a request. Raises HttpError 400 or ItemErrors."""
     try:
-        document = json.loads(data)
+        document = _sound(json.loads(data))
     except (ValueError, RecursionError) as error:
         raise HttpError(400, "body: not JSON") from error
     items: Any = document.get(key, [document]) if isinstance(document, dict) else document

@@ -72,11 +72,20 @@ class DataFolder:
     def _owner_path(self) -> Path:
         return self.path / "owner.json"
 
-    def claim(self, url: str) -> Owner:
-        """Say that this process has the folder open and answers at ``url``."""
-        owner = Owner(os.getpid(), url, secrets.token_urlsafe(32))
-        write_private(self._owner_path, json.dumps({"pid": owner.pid, "url": owner.url, "token": owner.token}))
-        return owner
+    def claim(self, url: str) -> str:
+        """Say that this process has the folder open and will answer at ``url``; returns the owner's token."""
+        token = secrets.token_urlsafe(32)
+        self._write_owner(url, token)
+        return token
+
+    def announce(self, url: str) -> None:
+        """The owner's address is known now."""
+        owner = self.owner()
+        if owner is not None:
+            self._write_owner(url, owner.token)
+
+    def _write_owner(self, url: str, token: str) -> None:
+        write_private(self._owner_path, json.dumps({"pid": os.getpid(), "url": url, "token": token}))
 
     def release(self) -> None:
         """The process lets go of the folder."""

@@ -13,7 +13,7 @@ from schemas.errors import Refused
 
 START_SECONDS = 60
 STOP_SECONDS = 10
-PREFIX = "listening on "
+PREFIX = "local NeMo on "
 
 
 class NemoProcess:

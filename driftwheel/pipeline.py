@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any
 
+from connectors.nemo.port import NemoPort
 from deploy.apply_release import ApplyRelease
+from deploy.dataset import Library
 from deploy.rollout import Rollout
 from deploy.run_jobs import RunJobs
 from pydantic import TypeAdapter, ValidationError
 
 from driftwheel.config import Config
 from processors import PIPELINE
+from processors.redact import Redact
 from processors.stage import Stage
 from schemas.errors import UsageError
 
@@ -21,9 +24,7 @@ WHEEL: tuple[type[Stage], ...] = (*PIPELINE, RunJobs, Rollout, ApplyRelease)
 
 def stage_settings(stage: type[Stage], config: Config, **values: Any) -> Any:
     """The stage's settings: its defaults, ``stages.<name>`` of the configuration, then ``values``."""
-    defaults = stage().settings if not stage.effects else values.pop("defaults")
-    if not is_dataclass(defaults):
-        return None
+    defaults = stage.defaults()
     given = config.stages.get(stage.name, {}) | values
     known = {field.name: getattr(defaults, field.name) for field in fields(defaults)}
     unknown = sorted(set(given) - set(known))
@@ -40,6 +41,21 @@ def stage_settings(stage: type[Stage], config: Config, **values: Any) -> Any:
 def build_stage(stage: type[Stage], config: Config, **values: Any) -> Stage:
     """A pure stage with its settings."""
     return stage(stage_settings(stage, config, **values))
+
+
+def pure_stages(config: Config, key: bytes) -> list[Stage]:
+    """PIPELINE, configured; ``key`` is the master key of redaction."""
+    return [build_stage(stage, config, **({"key": key} if stage is Redact else {})) for stage in PIPELINE]
+
+
+def wheel_stages(config: Config, key: bytes, nemo: NemoPort | None, library: Library) -> list[Stage]:
+    """The whole wheel; without ``nemo`` only the pure stages before training."""
+    stages = pure_stages(config, key)
+    if nemo is not None:
+        run_jobs = RunJobs(nemo, library, stage_settings(RunJobs, config))
+        follow = ApplyRelease(nemo, stage_settings(ApplyRelease, config))
+        stages += [run_jobs, build_stage(Rollout, config), follow]
+    return stages
 
 
 def check_stages(config: Config) -> None:

@@ -9,7 +9,8 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import Any
 
 from rich.console import Console
@@ -17,20 +18,30 @@ from rich.console import Console
 from connectors.clickhouse.sink import ClickHouseSink
 from connectors.log import entry_of
 from connectors.nemo.microservices import Microservices
+from connectors.nemo.port import NemoPort
+from connectors.quarantine import Quarantine
 from connectors.sink import Sink
-from connectors.sqlite_log import SqliteLog
+from connectors.sqlite_log import SqliteLog, SqliteLogSettings
 from deploy.bootstrap import bootstrap
 from driftwheel import api
+from driftwheel.cleaning import clean_texts
 from driftwheel.config import Config
 from driftwheel.embedded import Engine, EngineSettings
+from driftwheel.erasure import erase
 from driftwheel.folder import DataFolder
 from driftwheel.gateway import GatewaySettings, Server, create_app
-from driftwheel.library import StoreLibrary, open_store
+from driftwheel.keys import log_key, quarantine_key, redaction_key
+from driftwheel.library import StoreLibrary, open_store, table_of
 from driftwheel.nemo_process import NemoProcess
-from driftwheel.pipeline import acting_stages, pure_stages
+from driftwheel.pipeline import check_stages, wheel_stages
 from driftwheel.telemetry import Metrics
 from driftwheel.weights import minilm_folder
-from schemas.events import Record
+from schemas.errors import Refused
+from schemas.events import Job
+
+TENANT = "default"
+OWN_PATHS = ("/v1/sql", "/v1/ledger", "/v1/erase", "/v1/queue", "/metrics")
+CLOSE = timedelta(hours=2)
 
 
 def utc_now() -> datetime:
@@ -39,7 +50,7 @@ def utc_now() -> datetime:
 
 
 class Product:
-    """Everything on one folder. ``wheel`` False: no training and no NeMo, only the stream and the store."""
+    """Everything on one folder. ``wheel`` False: no training and no releases; ``models`` False: no NeMo either."""
 
     def __init__(
         self,
@@ -50,7 +61,169 @@ class Product:
         host: str | None = None,
         sinks: Sequence[Sink] = (),
         wheel: bool = True,
-        serve_models: bool = True,
+        models: bool = True,
     ) -> None:
-        self.config, self.clock = config, clock
-        self.metrics = Metrics()
+        check_stages(config)
+        self.config, self.clock, self.metrics = config, clock, Metrics()
+        self.folder = DataFolder(config.data_dir)
+        self._stack = ExitStack()
+        try:
+            self._open(sinks, wheel, models)
+            self._serve(host or config.gateway.host, config.gateway.port if port is None else port)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, sinks: Sequence[Sink], wheel: bool, models: bool) -> None:
+        config, folder = self.config, self.folder
+        settings = SqliteLogSettings(key=log_key(folder), max_lag=config.engine.max_lag, durable=config.engine.durable)
+        self.log = SqliteLog(folder.path, settings)
+        self._stack.callback(self.log.close)
+        self.store = open_store(config, folder)
+        self._stack.callback(self.store.close)
+        self.nemo_url = self._start_nemo() if models else ""
+        self.nemo = self._connect_nemo() if models else None
+        library = StoreLibrary(self.store)
+        key = redaction_key(config, folder)
+        stages = wheel_stages(config, key, self.nemo if wheel else None, library)
+        self._redact = stages[0]
+        self.engine = Engine(
+            self.log,
+            stages,
+            [ClickHouseSink(self.store), *sinks],
+            self.clock,
+            EngineSettings(workers=config.engine.workers),
+            quarantine=Quarantine(folder.part("quarantine"), quarantine_key(folder)),
+            on_batch=self.metrics.batch,
+        )
+        self._stack.callback(self.engine.stop)
+
+    def _start_nemo(self) -> str:
+        if self.config.nemo.url:
+            return self.config.nemo.url
+        process = NemoProcess(self.folder.part("nemo"), minilm_folder(self.config))
+        self._stack.callback(process.close)
+        return process.url
+
+    def _connect_nemo(self) -> NemoPort:
+        token = self.config.nemo.token.get_secret_value()
+        nemo = Microservices(self.nemo_url, namespace=self.config.nemo.namespace, token=token)
+        self._stack.callback(nemo.close)
+        return nemo
+
+    def _serve(self, host: str, port: int) -> None:
+        token = self.config.gateway.token.get_secret_value()
+        loopback = _is_loopback(host)
+        if not loopback and not token:
+            raise Refused(f"{host} is not a loopback address: set gateway.token before agents elsewhere may send")
+        owner_token = self.folder.claim("")
+        self._stack.callback(self.folder.release)
+        settings = GatewaySettings(
+            token=token,
+            max_body=self.config.gateway.max_body_bytes,
+            loopback=loopback,
+            hosts=self.config.gateway.hosts,
+            own_paths=OWN_PATHS,
+        )
+        routes = api.routes(self, owner_token, self._metrics_text)
+        self._server = Server(create_app(self.log, self.clock, settings, self._problems, routes), host, port)
+        self._stack.callback(self._server.close)
+        self.url = self._server.url
+        self.folder.announce(self.url)
+
+    def _problems(self) -> list[str]:
+        problems: list[str] = []
+        if self.engine.failure is not None:
+            problems.append(f"the engine stopped: {type(self.engine.failure).__name__}")
+        problems += [
+            f"{group} is {behind} entries behind"
+            for group, behind in self.engine.lags().items()
+            if behind >= self.config.engine.max_lag
+        ]
+        return problems
+
+    def _metrics_text(self) -> str:
+        self.metrics.lag(self.engine.lags())
+        return self.metrics.text()
+
+    # What the API and the command line ask.
+
+    def sql(self, query: str) -> api.Table:
+        """An analyst's query."""
+        return table_of(self.store.query(query))
+
+    def ledger(self) -> api.Table:
+        """The ledger by minute and tenant."""
+        return table_of(self.store.ledger())
+
+    def ledger_totals(self) -> dict[str, int]:
+        """The ledger summed up."""
+        table = self.ledger()
+        names = ("accepted", "stored", "quarantined", "dropped", "difference")
+        return {name: sum(int(row[table.columns.index(name)]) for row in table.rows) for name in names}
+
+    def queue(self, limit: int) -> list[dict[str, Any]]:
+        """Samples that wait for a label, oldest first."""
+        return self.store.named("label_queue", limit=limit) if limit > 0 else []
+
+    def erase(self, tenant: str, user_id: str) -> dict[str, Any]:
+        """Remove a person's data everywhere."""
+        key = redaction_key(self.config, self.folder)
+        return erase(self.store, self.log, key, tenant, user_id, self.clock())
+
+    # What the demo and the importer do.
+
+    def settle(self) -> None:
+        """Lock step: run everything that follows from what came in, training jobs included."""
+        self.engine.drain(wait=True)
+
+    def bootstrap(self, agent: str, rows: Sequence[tuple[str, str]]) -> str:
+        """Train the first model from labelled texts, which are redacted first, and make it live; its name."""
+        if self.nemo is None:
+            raise Refused("a first model needs NeMo")
+        texts = clean_texts(self._redact, [text for text, _ in rows], self.clock())
+        seed = [(text, label) for text, (_, label) in zip(texts, rows, strict=True) if text]
+        records = bootstrap(self.nemo, TENANT, agent, seed, self.clock())
+        self.log.append([entry_of(record, self.clock()) for record in records])
+        self.settle()
+        return next(record.candidate for record in records if isinstance(record, Job))
+
+    def close(self) -> None:
+        """Stop everything, in the opposite order of its start."""
+        self._stack.close()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def wait_for_interrupt() -> None:
+    """Until Ctrl-C or a request to terminate."""
+    ended = threading.Event()
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while not ended.wait(1):
+            pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_forever(config: Config, host: str | None, port: int | None, console: Console) -> None:
+    """``driftwheel up``. Raises Refused when the engine fails."""
+    product = Product(config, host=host, port=port)
+    try:
+        product.store.materialise_retention()
+        product.engine.start()
+        console.print(f"driftwheel is up: send traces and signals to {product.url}", highlight=False)
+        console.print(
+            f"data folder {product.folder.path}; local NeMo {product.nemo_url}; Ctrl-C stops", highlight=False
+        )
+        wait_for_interrupt()
+        if product.engine.failure is not None:
+            raise Refused(f"the engine stopped: {product.engine.failure}")
+    finally:
+        product.close()
