@@ -13,14 +13,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from scipy.special import erf
-from sklearn.feature_extraction.text import HashingVectorizer
 from threadpoolctl import ThreadpoolController
 from tokenizers import Tokenizer
 
@@ -78,18 +78,26 @@ class HashedNgrams:
     name = "hashed-char-3-5-2048"
     dimension = 2048
 
-    def __init__(self) -> None:
-        # scikit-learn has no types: those that are guessed from its defaults are wrong
-        self._vectorizer = cast("Any", HashingVectorizer)(
-            analyzer="char_wb", ngram_range=(3, 5), n_features=self.dimension, norm=None, dtype=F32
-        )
-
     def embed(self, texts: Sequence[str]) -> Array:
         """See ``Embedder.embed``; a text without any n-gram becomes the first unit vector."""
-        if not texts:
-            return np.zeros((0, self.dimension), F32)
-        rows = self._vectorizer.transform([clean(text) for text in texts]).toarray()
+        rows = np.zeros((len(texts), self.dimension), F32)
+        for row, text in zip(rows, texts, strict=True):
+            hashes = np.fromiter((crc32(gram.encode()) for gram in ngrams(clean(text))), np.uint32)
+            np.add.at(row, hashes % self.dimension, np.where(hashes >> 31, F32(1), F32(-1)))
         return unit(np.sign(rows) * np.log1p(np.abs(rows)))
+
+
+def ngrams(text: str) -> Iterator[str]:
+    """Runs of 3, 4 and 5 characters of each lower-case word with a space on either side.
+
+    >>> list(ngrams("Hi"))
+    [' hi', 'hi ', ' hi ']
+    """
+    for word in text.lower().split():
+        padded = f" {word} "
+        for size in range(3, 6):
+            for start in range(len(padded) - size + 1):
+                yield padded[start : start + size]
 
 
 def unit(rows: Array) -> Array:

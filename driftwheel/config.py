@@ -43,7 +43,7 @@ class StoreConfig(Section):
 
     url: SecretStr = SecretStr("")
     database: str = "driftwheel"
-    retention_days: int = Field(default=365, gt=0)
+    retention_days: int = Field(default=365, gt=0, le=7300)
 
 
 class NemoConfig(Section):

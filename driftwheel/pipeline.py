@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
 from connectors.nemo.port import NemoPort
-from deploy.apply_release import ApplyRelease
+from deploy.apply_release import ApplyRelease, ApplyReleaseSettings
 from deploy.dataset import Library
 from deploy.rollout import Rollout
-from deploy.run_jobs import RunJobs
+from deploy.run_jobs import RunJobs, RunJobsSettings
 from pydantic import TypeAdapter, ValidationError
 
 from driftwheel.config import Config
@@ -22,9 +23,13 @@ WHEEL: tuple[type[Stage], ...] = (*PIPELINE, RunJobs, Rollout, ApplyRelease)
 """Every stage, in the order of the flow."""
 
 
+_DEFAULTS: dict[type[Stage], Callable[[], Any]] = {RunJobs: RunJobsSettings, ApplyRelease: ApplyReleaseSettings}
+"""Settings of the stages that cannot be made without their ports."""
+
+
 def stage_settings(stage: type[Stage], config: Config, **values: Any) -> Any:
     """The stage's settings: its defaults, ``stages.<name>`` of the configuration, then ``values``."""
-    defaults = stage.defaults()
+    defaults = _DEFAULTS[stage]() if stage in _DEFAULTS else stage().settings
     given = config.stages.get(stage.name, {}) | values
     known = {field.name: getattr(defaults, field.name) for field in fields(defaults)}
     unknown = sorted(set(given) - set(known))

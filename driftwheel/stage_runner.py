@@ -16,7 +16,9 @@ from typing import Any, TextIO
 
 from driftwheel.api import Table
 from driftwheel.config import Config
-from driftwheel.pipeline import WHEEL, build_stage
+from driftwheel.folder import DataFolder
+from driftwheel.keys import redaction_key
+from driftwheel.pipeline import WHEEL, pure_stages
 from processors import PIPELINE
 from processors.stage import Message, Stage
 from processors.state import MemoryState
@@ -50,9 +52,9 @@ def run_stage(config: Config, name: str, source: str, target: str) -> None:
 
 
 def _find(config: Config, name: str) -> Stage:
-    for stage in PIPELINE:
+    for stage in pure_stages(config, redaction_key(config, DataFolder(config.data_dir))):
         if stage.name == name:
-            return build_stage(stage, config)
+            return stage
     names = ", ".join(stage.name for stage in PIPELINE)
     raise UsageError(f"no pure stage {name!r}; there are: {names}")
 

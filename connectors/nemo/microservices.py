@@ -66,11 +66,11 @@ class Microservices:
         described = {label: label.replace("_", " ") for label in sorted(labels)}
         name = f"labels-{hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]}"
         common = {"name": name, "namespace": self.namespace}
-        target = {**common, "num_parameters": 0, "precision": "fp32", "enabled": True}
+        target: dict[str, Any] = {**common, "num_parameters": 0, "precision": "fp32", "enabled": True}
         target["custom_fields"] = {"labels": described}
         self._nemo.call("POST", "/v1/customization/targets", json=target, fine=_TAKEN)
         option = {"training_type": "sft", "finetuning_type": "lora", "num_gpus": 0, "micro_batch_size": 1}
-        config = {**common, "target": f"{self.namespace}/{name}", "max_seq_length": 128}
+        config: dict[str, Any] = {**common, "target": f"{self.namespace}/{name}", "max_seq_length": 128}
         config["training_options"] = [option]
         self._nemo.call("POST", "/v1/customization/configs", json=config, fine=_TAKEN)
         return f"{self.namespace}/{name}"
@@ -197,7 +197,7 @@ class Microservices:
             "candidate": split.candidate or None,
             "weight": split.weight,
             "shadow": split.shadow,
-            "salt": group,
+            "salt": f"{group} {split.candidate}",
         }
         self._nim.call("PUT", f"/v1/rollout/groups/{group}", json=body)
 
@@ -207,24 +207,25 @@ class Microservices:
         if response.status_code in _MISSING:
             return None
         body = response.json()
-        return Split(body["live"], body.get("candidate") or "", float(body["weight"]), bool(body["shadow"]))
+        return Split(body["live"], body.get("candidate") or "", body["weight"], body["shadow"])
 
     def pairs(self, group: str, after: int, limit: int = 500) -> list[Pair]:
         """See NemoPort."""
         asked = {"after": after, "limit": limit}
         body = self._nim.json("GET", f"/v1/rollout/groups/{group}/pairs", params=asked)
-        return [_pair(one) for one in body.get("data", body.get("pairs", []))]
+        return [_pair(one) for one in body.get("data", [])]
 
 
 def _pair(body: Mapping[str, Any]) -> Pair:
+    live, shadow = body["live"], body["shadow"]
     return Pair(
-        number=int(body["number"]),
+        number=int(body["id"]),
         session_id=str(body.get("session_id") or ""),
         turn_id=str(body.get("turn_id") or ""),
-        live=str(body["live"]),
-        live_answer=str(body["live_answer"]),
-        shadow=str(body["shadow"]),
-        shadow_answer=str(body["shadow_answer"]),
+        live=str(live["model"]),
+        live_answer=str(live["answer"]),
+        shadow=str(shadow["model"]),
+        shadow_answer=str(shadow["answer"]),
     )
 
 
@@ -238,4 +239,4 @@ def read_results(content: bytes) -> list[RowResult]:
 
 
 def _result(number: int, row: Mapping[str, Any]) -> RowResult:
-    return RowResult(int(row.get("index", number)), str(row["expected"]), str(row["answer"]))
+    return RowResult(int(row.get("index", number)), str(row["expected"]), str(row["output"]))

@@ -71,6 +71,9 @@ def detail(response: httpx.Response) -> str:
         return response.text[:500]
     found = body.get("detail", body.get("error", body)) if isinstance(body, dict) else body
     if isinstance(found, list):
-        lines = [e for e in found if isinstance(e, dict)]
-        return "; ".join(f"{'.'.join(map(str, e.get('loc', [])))}: {e.get('msg')}" for e in lines)[:500]
+        return "; ".join(_field(one) for one in found)[:500]
     return str(found)[:500]
+
+
+def _field(one: Any) -> str:
+    return f"{'.'.join(map(str, one.get('loc', [])))}: {one.get('msg')}" if isinstance(one, dict) else str(one)

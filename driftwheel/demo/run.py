@@ -180,9 +180,9 @@ class _Run:
         ]
         seconds = self._exchange(follow_ups)
         self.client.traces(traces(firsts + seconds))
-        for exchange, reaction in zip(firsts, reactions, strict=True):
-            if reaction.signal:
-                self._signal(exchange, reaction.signal)
+        signals = [_signal(e, r.signal) for e, r in zip(firsts, reactions, strict=True) if r.signal]
+        if signals:
+            self.client.signals(signals)
         self._count(firsts)
         self.product.settle()
         if self.options.wheel:
@@ -196,18 +196,6 @@ class _Run:
             self.planted.update(ask.personal)
             self.truths[ask.session_id] = ask.truth
         return [Exchange(*message, answer) for message, answer in zip(messages, answers, strict=True)]
-
-    def _signal(self, exchange: Exchange, body: dict[str, Any]) -> None:
-        fields = dict(body)
-        self.client.signal(
-            fields.pop("name"),
-            agent=AGENT,
-            session_id=exchange.ask.session_id,
-            trace_id=exchange.trace_id.hex(),
-            user_id=exchange.ask.user_id,
-            time=(exchange.time + READING / 2).isoformat(),
-            **fields,
-        )
 
     def _count(self, exchanges: list[Exchange]) -> None:
         self.score.right += [e.answer.text == e.ask.truth for e in exchanges]
@@ -319,6 +307,17 @@ class _Run:
         self.client.close()
         self.agent.close()
         self.product.close()
+
+
+def _signal(exchange: Exchange, body: dict[str, Any]) -> dict[str, Any]:
+    return body | {
+        "id": f"{exchange.ask.session_id}/{body['name']}",
+        "agent": AGENT,
+        "session_id": exchange.ask.session_id,
+        "trace_id": exchange.trace_id.hex(),
+        "user_id": exchange.ask.user_id,
+        "time": (exchange.time + READING / 2).isoformat(),
+    }
 
 
 def _summary(accuracy: dict[str, float | None], closed: bool, wheel: bool, labels: int) -> str:

@@ -166,7 +166,7 @@ def test_roots_of_traces_without_an_agent(kinds: list[str], expected: int) -> No
 def test_spans_in_a_circle_are_no_trap() -> None:
     bench = Bench()
     bench.send(child("x", "llm", parent_span_id="y", output="a"), child("y", "llm", parent_span_id="x", output="b"))
-    bench.send(child("z", "agent", parent_span_id="z", output="c"))
+    bench.send(child("z", "agent", parent_span_id="z", input="q", output="c"))
     assert len(turns(bench.tick(60))) == 1
 
 

@@ -83,6 +83,13 @@ def test_the_budget_is_never_exceeded_until_the_next_period() -> None:
     assert len(bench.visits(100, 2_000, verdict="failure", event_time=later)) > 20
 
 
+def test_a_clock_years_ahead_does_not_end_the_budget_for_ever() -> None:
+    bench = Bench(budget=20)
+    bench.send(alarm())
+    bench.visits(1, verdict="failure", event_time=START + timedelta(days=9_999))
+    assert len(bench.visits(200, 1_000, verdict="failure")) == 20
+
+
 def test_successes_are_only_audited_at_their_known_rate() -> None:
     bench = Bench(unsure_share=0.0, budget=10_000)
     bench.send(alarm())

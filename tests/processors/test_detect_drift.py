@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import pairwise
 
 from processors.detect_drift import DetectDrift
 from processors.state import MemoryState
@@ -61,7 +62,7 @@ def test_a_rise_that_lasts_alarms_again_but_not_at_once() -> None:
     found = [one for one in run(sessions([0.08] * 1_000 + [0.5] * 900)) if one.category == "*"]
     places = [one.sessions for one in found if one.level == "alarm"]
     assert 3 <= len(places) <= 5
-    assert all(after - before > 200 for before, after in zip(places, places[1:], strict=False))
+    assert all(after - before > 200 for before, after in pairwise(places))
 
 
 def test_a_stable_world_raises_no_alarm() -> None:

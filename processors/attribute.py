@@ -1,0 +1,183 @@
+"""Attribute: scores and signals become outcomes: how did each turn go, and what was its first fault.
+
+A turn settles when its reaction is seen: a turn after it, a decisive explicit signal that names it, or
+silence long enough to close the session. Evidence that comes later and changes the verdict gives a new
+revision. Signals that name no turn belong to the last turn that began before them; they wait for that to be
+known. A signal for a turn that never comes is kept until the session is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, cast
+
+from processors.evidence import Evidence, Judgement, VerdictRules, judge
+from processors.moments import micros, moment, seconds
+from processors.stage import Event, Stage, forget
+from processors.state import KeyState
+from schemas.events import Outcome, Record, Score, Signal, identity
+from schemas.topics import OUTCOMES, SCORES, SIGNALS
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeSettings:
+    """Durations in seconds.
+
+    ``gap``: silence that closes a session. ``grace``: how much longer to wait for the signals which that
+    close itself makes. ``lateness``: how long a closed session can still be revised. ``turns``, ``signals``:
+    how many of each a session remembers. ``rules``: thresholds of the verdict.
+    """
+
+    gap: float = 1_800.0
+    grace: float = 60.0
+    lateness: float = 3_600.0
+    turns: int = 64
+    signals: int = 256
+    rules: VerdictRules = field(default_factory=VerdictRules)
+
+
+class Attribute(Stage):
+    """Scores and signals to outcomes, per session."""
+
+    name = "attribute"
+    sources = (SCORES, SIGNALS)
+    emits = (OUTCOMES,)
+
+    def __init__(self, settings: AttributeSettings | None = None) -> None:
+        self._settings = settings or AttributeSettings()
+        super().__init__(self._settings)
+
+    def key(self, record: Record) -> str:
+        """One state per session."""
+        return f"{record.tenant}/{cast('Score | Signal', record).session_id}"
+
+    def step(self, event: Event, state: KeyState) -> Iterable[Record]:
+        """Keep the score or signal; settle what it decides, revise what it changes."""
+        data, record = _opened(state), event.record
+        if isinstance(record, Score):
+            self._heard(data, micros(max(record.event_time, record.end_time)))
+            _keep_score(data, record, self._settings.turns)
+        elif isinstance(record, Signal) and record.source != "shadow":
+            if record.name != "abandonment":
+                self._heard(data, micros(record.event_time))
+            data["signals"].append(list(_evidence(record)))
+            del data["signals"][: -self._settings.signals]
+        yield from self._settle(data)
+        state.due = moment(data["forget"] if data["closed"] else self._closing(data))
+
+    def _heard(self, data: dict[str, Any], time: int) -> None:
+        data["last"] = max(data["last"], time)
+        data["closed"] = False
+
+    def _closing(self, data: dict[str, Any]) -> int:
+        return data["last"] + seconds(self._settings.gap + self._settings.grace)
+
+    def tick(self, key: str, state: KeyState, now: datetime) -> Iterable[Record]:
+        """Close a silent session: settle the rest and give its value; later, forget it."""
+        del key
+        data = _opened(state)
+        if data["closed"]:
+            forget(state)
+            return
+        data["closed"] = True
+        data["forget"] = micros(now) + seconds(self._settings.lateness)
+        state.due = moment(data["forget"])
+        yield from self._settle(data)
+
+    def _settle(self, data: dict[str, Any]) -> Iterator[Record]:
+        """Every turn whose reaction is seen, or whose verdict changed, in the order of the session."""
+        turns = sorted(data["turns"].values(), key=lambda t: (t["start"], t["turn_id"]))
+        about = _about(turns, [Evidence(*e) for e in data["signals"]])
+        for place, turn in enumerate(turns):
+            found, last = about[turn["turn_id"]], place + 1 == len(turns)
+            judgement = judge(turn, found, self._settings.rules)
+            told = any(e.decisive and (e.turn_id or e.trace_id) for e in found)
+            settled = turn["revision"] >= 0
+            news = _differs(turn, judgement) if settled else told or data["closed"] or not last
+            value = _session_value(data, news and judgement.verdict == "failure", last)
+            if news or value is not None:
+                yield _outcome(turn, judgement, value)
+
+
+def _opened(state: KeyState) -> dict[str, Any]:
+    if not state.data:
+        state.data.update(turns={}, signals=[], last=0, closed=False, forget=0, valued=False)
+    return state.data
+
+
+def _keep_score(data: dict[str, Any], score: Score, limit: int) -> None:
+    known = data["turns"].get(score.turn_id, {"revision": -1, "verdict": "", "expected": ""})
+    data["turns"][score.turn_id] = {
+        "turn_id": score.turn_id, "trace_id": score.trace_id, "session_id": score.session_id,
+        "tenant": score.tenant, "agent": score.agent, "subject_hash": score.subject_hash,
+        "start": micros(score.event_time), "model_version": score.model_version, "category": score.category,
+        "p_failure": score.p_failure, "uncertainty": score.uncertainty, "features": score.features,
+        "retrievals": score.retrievals, "retrieval_score": score.retrieval_score,
+        "revision": known["revision"], "verdict": known["verdict"], "expected": known["expected"],
+    }  # fmt: skip
+    settled = [t for t in data["turns"].values() if t["revision"] >= 0 or t["turn_id"] != score.turn_id]
+    for turn in sorted(settled, key=lambda t: t["start"])[: max(len(data["turns"]) - limit, 0)]:
+        del data["turns"][turn["turn_id"]]
+
+
+def _evidence(signal: Signal) -> Evidence:
+    text = signal.text if signal.name == "correction" else ""
+    return Evidence(
+        signal.event_id, signal.name, signal.kind, signal.source, signal.value, signal.weight, text,
+        signal.turn_id, signal.trace_id, micros(signal.event_time),
+    )  # fmt: skip
+
+
+def _about(turns: list[dict[str, Any]], signals: list[Evidence]) -> dict[str, list[Evidence]]:
+    """Which signals speak of which turn; the turns are given by their start."""
+    about: dict[str, list[Evidence]] = {turn["turn_id"]: [] for turn in turns}
+    for one in signals:
+        if one.turn_id:
+            named = [t for t in turns if t["turn_id"] == one.turn_id]
+        elif one.trace_id:
+            named = [t for t in turns if t["trace_id"] == one.trace_id]
+        else:
+            named = [t for t in turns if t["start"] <= one.time]
+        if named:
+            about[named[-1]["turn_id"]].append(one)
+    return about
+
+
+def _differs(turn: dict[str, Any], judgement: Judgement) -> bool:
+    return (turn["verdict"], turn["expected"]) != (judgement.verdict, judgement.expected)
+
+
+def _session_value(data: dict[str, Any], failed: bool, last: bool) -> int | None:
+    """1 with the first failure; 0 with the last turn of a closed session that had none; once."""
+    if data["valued"] or not (failed or (data["closed"] and last)):
+        return None
+    data["valued"] = True
+    return int(failed)
+
+
+def _outcome(turn: dict[str, Any], judgement: Judgement, session_value: int | None) -> Outcome:
+    turn["revision"] += 1
+    turn["verdict"], turn["expected"] = judgement.verdict, judgement.expected
+    return Outcome(
+        event_id=identity("outcome", turn["tenant"], turn["turn_id"], str(turn["revision"])),
+        tenant=turn["tenant"],
+        agent=turn["agent"],
+        subject_hash=turn["subject_hash"],
+        event_time=moment(turn["start"]),
+        session_id=turn["session_id"],
+        turn_id=turn["turn_id"],
+        trace_id=turn["trace_id"],
+        model_version=turn["model_version"],
+        category=turn["category"],
+        revision=turn["revision"],
+        verdict=judgement.verdict,
+        p_failure=judgement.p_failure,
+        uncertainty=turn["uncertainty"],
+        cause=judgement.cause,
+        cause_confidence=judgement.confidence,
+        evidence=judgement.evidence,
+        expected=judgement.expected,
+        session_value=session_value,
+    )

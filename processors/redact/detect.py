@@ -1,0 +1,358 @@
+"""Detection: Presidio's spaCy engine for names, its stock patterns, our rules, and what is wrapped in encodings.
+
+Texts of a whole batch are looked at together, each distinct text once: a bounded cache holds the finds of a text, as
+offsets under a keyed hash, so that the history which agents repeat costs nothing and no text is kept. Long texts go
+through in pieces that overlap. Nothing here uses the network: the e-mail rule is our own because Presidio's asks the
+public suffix list, and a model that is not installed is refused, not downloaded.
+
+Fails closed: a text whose detection fails or runs out of time yields Invalid in place of finds.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import regex
+import spacy
+from presidio_analyzer import PatternRecognizer
+from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
+from presidio_analyzer.predefined_recognizers import (
+    CreditCardRecognizer,
+    CryptoRecognizer,
+    IbanRecognizer,
+    IpRecognizer,
+    PhoneRecognizer,
+    UsSsnRecognizer,
+)
+
+from processors.redact.keys import type_of
+from processors.redact.rules import RULES, SECRETS, Rule
+from processors.redact.settings import RedactSettings
+from schemas.errors import Invalid, Refused
+
+PIECE = 8_000
+OVERLAP = 200
+BATCH = 64
+TIMEOUT = 10.0
+"""Seconds after which one pattern on one piece counts as failed: a safety net, hundreds of times the usual."""
+
+FAILURES = (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError)
+"""What a detector may raise on a text that it cannot digest."""
+
+_MAPPING = {
+    "PERSON": "PERSON",
+    "NORP": "NRP",
+    "FAC": "LOCATION",
+    "LOC": "LOCATION",
+    "GPE": "LOCATION",
+    "ORG": "ORGANIZATION",
+}
+_IGNORED = [
+    "CARDINAL", "DATE", "TIME", "EVENT", "LANGUAGE", "LAW", "MONEY", "ORDINAL", "PERCENT", "PRODUCT", "QUANTITY",
+    "WORK_OF_ART",
+]  # fmt: skip
+_UNUSED = ["tagger", "attribute_ruler", "lemmatizer", "parser", "senter"]
+_STOCK = (CreditCardRecognizer, CryptoRecognizer, IbanRecognizer, IpRecognizer, UsSsnRecognizer)
+_PHONE_GATE = re.compile(r"(?:\d[^\d\n]{0,4}){6}\d")
+_JSON_PAIR = re.compile(
+    r"""["']([A-Za-z_][\w \-]{1,30})\\?["']\s*:\s*(?:\\?"((?:[^"\\]|\\[^"])+)|'([^'\n]+)'|(\d{4,}))"""
+)
+_BASE64 = re.compile(r"(?<![A-Za-z0-9+/=_\-])[A-Za-z0-9+/_\-]{20,}={0,2}")
+_PERCENT = re.compile(r"[\w.~+\-]*(?:%[0-9A-Fa-f]{2}[\w.~+\-]*)+")
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_INVISIBLE = {0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF, 0xAD}
+_ACRONYM = re.compile(r"[A-Z0-9&/.\-]{1,6}s?")
+_NAME_EDGE = re.compile(r"^(?:the|a|an|my|our) |(?:'s|\u2019s|[\s.,:;!?()\"'\u2019]+)$", re.IGNORECASE)
+
+
+class Find(NamedTuple):
+    """Personal data at ``start`` to ``end`` of a text."""
+
+    start: int
+    end: int
+    entity: str
+    score: float
+
+
+class Query(NamedTuple):
+    """A text to look at. ``names`` False: machine text, where a model that knows sentences only guesses."""
+
+    text: str
+    names: bool = True
+
+
+Finds = tuple[Find, ...]
+
+
+class LeanEngine(SpacyNlpEngine):
+    """Presidio's spaCy engine with the entity recogniser alone; never downloads."""
+
+    engine_name = "driftwheel_lean_spacy"
+
+    def load(self) -> None:
+        """Load the model; Refused when it is not installed."""
+        self.nlp = {model["lang_code"]: _loaded(model["model_name"]) for model in self.models}
+
+
+def _loaded(name: str) -> Any:
+    own_vectors = name.startswith("en_core_web_") and not name.startswith("en_core_web_trf")
+    try:
+        return spacy.load(name, exclude=[*_UNUSED, *(["tok2vec"] if own_vectors else [])])
+    except OSError as error:
+        raise Refused(
+            f"the redaction model {name} is not installed: install its package, or set stages.redact.model"
+        ) from error
+
+
+class Detector:
+    """Finds personal data in texts. Holds a model and a cache; one per process (see ``detector_for``)."""
+
+    def __init__(self, settings: RedactSettings) -> None:
+        self._settings = settings
+        self._entities = frozenset(settings.entities)
+        self._engine = LeanEngine(
+            models=[{"lang_code": "en", "model_name": settings.model}],
+            ner_model_configuration=NerModelConfiguration(
+                model_to_presidio_entity_mapping=_MAPPING, labels_to_ignore=_IGNORED, low_score_entity_names=[]
+            ),
+        )
+        self._engine.load()
+        self._stock: list[PatternRecognizer] = [kind() for kind in _STOCK]
+        self._phones = PhoneRecognizer()
+        self._cache: OrderedDict[bytes, Finds] = OrderedDict()
+        self._cache_key = _policy_digest(settings)
+
+    def find(self, queries: Sequence[Query]) -> list[Finds | Invalid]:
+        """What is in each text, by start; finds may overlap. Invalid for a text that could not be looked at."""
+        pieces = [list(_pieces(query)) for query in queries]
+        keys = [[self._key(piece) for _, piece in some] for some in pieces]
+        missing: dict[bytes, Query] = {}
+        known: dict[bytes, Finds | Invalid] = {}
+        for key, piece in (
+            (k, p) for some, ks in zip(pieces, keys, strict=True) for k, (_, p) in zip(ks, some, strict=True)
+        ):
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                known[key] = self._cache[key]
+            else:
+                missing[key] = piece
+        known |= self._detect(missing)
+        return [
+            self._joined(query, [(start, known[key]) for (start, _), key in zip(some, ks, strict=True)])
+            for query, some, ks in zip(queries, pieces, keys, strict=True)
+        ]
+
+    def _key(self, piece: Query) -> bytes:
+        body = b"n" if piece.names else b"m"
+        return hashlib.blake2b(body + piece.text.encode(), key=self._cache_key, digest_size=16).digest()
+
+    def _joined(self, query: Query, parts: list[tuple[int, Finds | Invalid]]) -> Finds | Invalid:
+        out: set[Find] = set()
+        for start, finds in parts:
+            if isinstance(finds, Invalid):
+                return finds
+            out |= {Find(f.start + start, f.end + start, f.entity, f.score) for f in finds}
+        if len(parts) > 1:
+            out |= {f for rule in SECRETS for f in _matches(rule, query.text) if self._wanted(f)}
+        return tuple(sorted(out))
+
+    def _detect(self, missing: dict[bytes, Query]) -> dict[bytes, Finds | Invalid]:
+        named = self._names([query.text for query in missing.values() if query.names])
+        out: dict[bytes, Finds | Invalid] = {}
+        for key, query in missing.items():
+            names = named[query.text] if query.names else ()
+            found = names if isinstance(names, Invalid) else _guarded(lambda q=query: self._patterns(q.text))
+            if isinstance(found, Invalid) or isinstance(names, Invalid):
+                out[key] = found
+                continue
+            out[key] = self._cache[key] = tuple(sorted({*filter(self._wanted, (*names, *found))}))
+        while len(self._cache) > self._settings.cache:
+            self._cache.popitem(last=False)
+        return out
+
+    def _wanted(self, find: Find) -> bool:
+        return find.entity in self._entities and find.score >= self._settings.threshold
+
+    def _names(self, texts: Sequence[str]) -> dict[str, Finds | Invalid]:
+        """The recogniser's finds; a text that breaks the batch is found by going one by one."""
+        by_length = sorted(set(texts), key=lambda text: (len(text), text))
+        whole = _guarded(lambda: self._recognised(by_length))
+        if not isinstance(whole, Invalid):
+            return dict(zip(by_length, whole, strict=True))
+        alone = {text: _guarded(lambda t=text: self._recognised([t])) for text in by_length}
+        return {text: found if isinstance(found, Invalid) else found[0] for text, found in alone.items()}
+
+    def _recognised(self, texts: Sequence[str]) -> list[Finds]:
+        batch = self._engine.process_batch(list(texts), language="en", batch_size=BATCH)
+        return [tuple(_plausible(found[1].entities, found[1].scores)) for found in batch]
+
+    def _patterns(self, text: str, depth: int = 0) -> Finds:
+        out = [*self._plain(text), *_by_key(text)]
+        normal = _normalised(text)
+        if normal is not None:
+            flat, back = normal
+            out += [Find(back[f.start], back[f.end - 1] + 1, f.entity, f.score) for f in self._plain(flat)]
+        if depth == 0:
+            out += self._wrapped(text)
+        return tuple(out)
+
+    def _plain(self, text: str) -> Iterator[Find]:
+        digits = any(c.isdigit() for c in text)
+        for rule in (*SECRETS, *RULES):
+            if digits or not rule.digits:
+                yield from _matches(rule, text)
+        if digits:
+            yield from self._presidio(text)
+
+    def _presidio(self, text: str) -> Iterator[Find]:
+        for recognizer in self._stock:
+            for pattern in recognizer.patterns:
+                rule = Rule(
+                    recognizer.supported_entities[0],
+                    _compiled(pattern.regex, recognizer.global_regex_flags),
+                    pattern.score,
+                )
+                yield from (_validated(recognizer, f, text) for f in _matches(rule, text))
+        if _PHONE_GATE.search(text):
+            for result in self._phones.analyze(text, ["PHONE_NUMBER"]):
+                yield Find(result.start, result.end, "PHONE_NUMBER", result.score)
+
+    def _wrapped(self, text: str) -> Iterator[Find]:
+        """Percent-encoded and base64 pieces that hold personal data when they are decoded."""
+        for match, plain in _decoded(text):
+            named = self._names([plain])[plain]
+            if isinstance(named, Invalid) or any(self._wanted(f) for f in (*self._patterns(plain, 1), *named)):
+                yield Find(match.start(), match.end(), "ENCODED", 0.9)
+
+
+@cache
+def detector_for(settings: RedactSettings) -> Detector:
+    """The process's detector for these settings; the model is loaded on first use."""
+    return Detector(settings)
+
+
+def _policy_digest(settings: RedactSettings) -> bytes:
+    parts = (settings.policy_version, settings.model, settings.entities, settings.threshold, spacy.about.__version__)
+    rules = [(rule.entity, rule.pattern.pattern, rule.score) for rule in (*SECRETS, *RULES)]
+    return hashlib.blake2b(repr((parts, rules)).encode(), key=settings.key[:64], digest_size=32).digest()
+
+
+def _guarded(look: Callable[[], Any]) -> Any:
+    try:
+        return look()
+    except TimeoutError:
+        return Invalid("redaction_timeout", f"a pattern took more than {TIMEOUT:g} s")
+    except FAILURES as error:
+        return Invalid("redaction_failed", f"the detector raised {type(error).__name__}")
+
+
+def _matches(rule: Rule, text: str) -> Iterator[Find]:
+    for match in rule.pattern.finditer(text, timeout=TIMEOUT):
+        if match.end() > match.start() and (rule.valid is None or rule.valid(match.group())):
+            yield Find(match.start(), match.end(), rule.entity, rule.score)
+
+
+@cache
+def _compiled(pattern: str, flags: int) -> Any:
+    return regex.compile(pattern, flags)
+
+
+def _validated(recognizer: PatternRecognizer, find: Find, text: str) -> Find:
+    """Presidio's own rule: a check that holds makes a match certain, one that fails makes it nothing."""
+    value = text[find.start : find.end]
+    valid = recognizer.validate_result(value)
+    score = find.score if valid is None else float(valid)
+    return find._replace(score=0.0 if recognizer.invalidate_result(value) else score)
+
+
+def _plausible(entities: Iterable[Any], scores: Iterable[float]) -> Iterator[Find]:
+    """Names as people write them: no digits, no code, no acronyms that any office has."""
+    for entity, score in zip(entities, scores, strict=True):
+        start, end = entity.start_char, entity.end_char
+        text = entity.text
+        while (edge := _NAME_EDGE.search(text)) and len(edge.group()) < len(text):
+            start, end = (start + edge.end(), end) if edge.start() == 0 else (start, end - len(edge.group()))
+            text = text[edge.end() :] if edge.start() == 0 else text[: edge.start()]
+        if _is_name(text, entity.label_) and not (text.islower() and any(token.is_stop for token in entity)):
+            yield Find(start, end, entity.label_, score)
+
+
+def _is_name(text: str, label: str) -> bool:
+    if len(text) < 2 or not any(c.isalpha() for c in text) or any(c in "<>_{}[]=@#" for c in text):
+        return False
+    if label != "PERSON":
+        return not text.islower() and not _ACRONYM.fullmatch(text)
+    return not any(c.isdigit() for c in text) and (" " in text or not text.islower()) and not text.isupper()
+
+
+def _pieces(query: Query) -> Iterator[tuple[int, Query]]:
+    """A text in pieces near 8 KB, cut at line ends or spaces, each with a little of the next."""
+    text, start = query.text, 0
+    while len(text) - start > PIECE:
+        cut = max(text.rfind("\n", start + PIECE // 2, start + PIECE), 0)
+        cut = cut or max(text.rfind(" ", start + PIECE // 2, start + PIECE), 0) or start + PIECE - 1
+        yield start, Query(text[start : cut + 1 + OVERLAP], query.names)
+        start = cut + 1
+    yield start, Query(text[start:], query.names)
+
+
+def _by_key(text: str) -> Iterator[Find]:
+    """Values of JSON, or of what looks like it, whose key says what they are."""
+    if ":" not in text:
+        return
+    for match in _JSON_PAIR.finditer(text):
+        group = next(n for n in (2, 3, 4) if match.group(n) is not None)
+        entity = type_of(match.group(1), match.group(group))
+        if entity:
+            yield Find(match.start(group), match.end(group), entity, 0.95)
+
+
+def _normalised(text: str) -> tuple[str, list[int]] | None:
+    """The text made plain, and the way back for each character; None when nothing changes.
+
+    Plain: no compatibility forms, no digits of other scripts, nothing invisible.
+    """
+    if text.isascii():
+        return None
+    out: list[str] = []
+    back: list[int] = []
+    for place, char in enumerate(text):
+        plain = "" if ord(char) in _INVISIBLE else _plain_char(char)
+        out.append(plain)
+        back += [place] * len(plain)
+    flat = "".join(out)
+    return None if flat == text else (flat, back)
+
+
+def _plain_char(char: str) -> str:
+    digit = unicodedata.digit(char, None)
+    return unicodedata.normalize("NFKC", char) if digit is None else str(digit)
+
+
+def _decoded(text: str) -> Iterator[tuple[re.Match[str], str]]:
+    if "%" in text:
+        for match in _PERCENT.finditer(text):
+            raw = _ESCAPE.sub(lambda m: chr(int(m.group(1), 16)), match.group())
+            plain = raw.encode("latin-1", "replace").decode("utf-8", "replace").replace("+", " ")
+            yield match, plain
+    for match in _BASE64.finditer(text):
+        plain = _base64(match.group())
+        if plain is not None:
+            yield match, plain
+
+
+def _base64(token: str) -> str | None:
+    body = token.rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        plain = base64.b64decode(body + "=" * (-len(body) % 4), validate=True).decode("utf-8")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return plain if plain.replace("\n", " ").isprintable() else None

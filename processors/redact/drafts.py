@@ -1,0 +1,72 @@
+"""Drafts: records that still hold raw text, in the parts that cleaning treats differently. Never leave a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from schemas.events import Clean
+
+
+@dataclass(slots=True)
+class Draft:
+    """A record before redaction.
+
+    ``facts`` are numbers, times and words of our own; ``ids`` are opaque, and hashed when they are not; ``words`` are
+    machine text such as model names; ``texts`` are what people and agents wrote; ``attributes`` anything else.
+    ``agent`` is '' until it is known, and ``service`` stands in for it. ``store`` and ``train`` are the consents, None
+    when not said. ``event_id`` names the record for ever; ``item`` is its place in the message whose origin is
+    ``message``.
+    """
+
+    kind: type[Clean]
+    tenant: str
+    event_id: str
+    message: str
+    item: int
+    agent: str
+    event_time: datetime
+    facts: dict[str, Any]
+    ids: dict[str, str]
+    words: dict[str, str]
+    texts: dict[str, str]
+    attributes: dict[str, str] = field(default_factory=dict[str, str])
+    service: str = ""
+    user: str = ""
+    store: bool | None = None
+    train: bool | None = None
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """What is masked together: the records of one trace in one message."""
+        return self.message, self.facts.get("trace_id", "")
+
+    @property
+    def session(self) -> str:
+        """The session as its producer named it; '' when nobody did."""
+        return self.ids["session_id"]
+
+
+def settled_time(time: datetime | None, received: datetime, skew: float) -> tuple[datetime, str]:
+    """A producer's time, or the time of acceptance when the clock is off by more than ``skew`` seconds.
+
+    The second value is by how many seconds it was off, '' when it was kept.
+    """
+    if time is None:
+        return received, ""
+    if abs(time - received) <= timedelta(seconds=skew):
+        return time, ""
+    return received, str(round((time - received).total_seconds()))
+
+
+def scrubbed(text: str) -> str:
+    """Text that is valid UTF-8: lone surrogates become question marks."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def consent(value: Any) -> bool | None:
+    """A consent as producers write it: a boolean or its name; None for anything else, which says nothing."""
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(str(value).lower())

@@ -1,0 +1,179 @@
+"""Raw signals to drafts: one JSON object each, a signal about a turn or session, or a label of a sample."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any, cast, get_args
+
+from processors.redact.drafts import Draft, consent, scrubbed, settled_time
+from processors.stage import Message
+from schemas.errors import Invalid
+from schemas.events import Label, RawSignal, Signal, SignalName, identity
+
+MAX_ATTRIBUTES = 64
+
+EXPLICIT = frozenset(
+    {
+        "rating", "comparison", "correction", "adoption", "rejection", "knowledge_relevance", "missing_knowledge",
+        "evaluation",
+    }
+)  # fmt: skip
+"""Signals by which somebody said so; by the others somebody acted so."""
+
+VALUES = {
+    "correction": -1.0, "rejection": -1.0, "missing_knowledge": -1.0, "rephrase": -1.0, "repeat": -1.0,
+    "explicit_correction": -1.0, "escalation": -1.0, "abandonment": -1.0, "regenerate": -1.0, "forgetfulness": -1.0,
+    "divergence": -1.0, "stopped": -1.0, "manual_takeover": -1.0, "edited": -0.5, "adoption": 1.0, "copy": 1.0,
+    "accepted": 1.0, "task_complete": 1.0, "proceeded": 1.0,
+}  # fmt: skip
+"""What a signal says when its producer gave no value: -1 failure to 1 success; 0 for those not listed."""
+
+WEIGHTS = {"explicit": 1.0, "implicit": 0.6}
+"""How much to believe a signal whose producer gave no weight."""
+
+_NAMES = frozenset(get_args(SignalName))
+_MUST_SAY = {"rating"}
+
+
+def signal_of(raw: RawSignal, message: Message, tenant: str, skew: float) -> Draft:
+    """The draft of a raw signal. Raises Invalid that names the field that is wrong, never its value."""
+    body = _object(raw.payload)
+    name = _text(body, "name")
+    if name == "label":
+        return _label(body, raw, message, tenant, skew)
+    if name not in _NAMES:
+        raise Invalid("unknown_signal", "field name: neither 'label' nor a signal that is known")
+    kind = "explicit" if name in EXPLICIT else "implicit"
+    if name in _MUST_SAY and body.get("value") is None:
+        raise Invalid("invalid_field", f"field value: missing, a {name} says nothing without it")
+    session = _text(body, "session_id")
+    about = {field: _text(body, field) for field in ("turn_id", "trace_id")}
+    if not session and not any(about.values()):
+        raise Invalid("invalid_field", "field session_id: missing, and neither turn_id nor trace_id given")
+    given = _part(body, "consent")
+    return _filled(
+        body,
+        raw,
+        message,
+        skew,
+        tenant=tenant,
+        kind=Signal,
+        event_id=identity("signal", tenant, _text(body, "id") or raw.event_id),
+        facts={
+            "name": name,
+            "kind": kind,
+            "value": _number(body, "value", VALUES.get(name, 0.0), -1.0),
+            "weight": _number(body, "weight", WEIGHTS[kind], 0.0),
+        },
+        ids={"session_id": session, **about},
+        words={"source": _text(body, "source") or "user"},
+        texts={"text": _text(body, "text"), "text_before": _text(body, "text_before")},
+        attributes=_attributes(body),
+        store=consent(given.get("store")),
+        train=consent(given.get("train")),
+    )
+
+
+def _label(body: dict[str, Any], raw: RawSignal, message: Message, tenant: str, skew: float) -> Draft:
+    for field in ("sample_id", "value", "rater"):
+        if not _text(body, field):
+            raise Invalid("invalid_field", f"field {field}: missing, a label needs it")
+    given = _part(body, "consent")
+    return _filled(
+        body,
+        raw,
+        message,
+        skew,
+        tenant=tenant,
+        kind=Label,
+        event_id=identity("label", tenant, _text(body, "id") or raw.event_id),
+        facts={},
+        ids={
+            "session_id": "",
+            "sample_id": _text(body, "sample_id"),
+            "turn_id": _text(body, "turn_id"),
+            "rater": _text(body, "rater"),
+        },
+        words={"rubric_version": _text(body, "rubric_version") or "1"},
+        texts={"value": _text(body, "value")},
+        store=consent(given.get("store")),
+        train=consent(given.get("train")),
+    )
+
+
+def _filled(
+    body: dict[str, Any], raw: RawSignal, message: Message, skew: float, *, facts: dict[str, Any], **parts: Any
+) -> Draft:
+    time, off = settled_time(_time(body, raw), message.time, skew)
+    if off and "attributes" in parts:
+        parts["attributes"]["driftwheel.clock_skew"] = off
+    return Draft(
+        message=message.origin,
+        item=0,
+        agent=_text(body, "agent") or raw.agent,
+        event_time=time,
+        facts=facts | {"received_time": message.time},
+        user=_text(body, "user_id"),
+        **parts,
+    )
+
+
+def _object(payload: str) -> dict[str, Any]:
+    try:
+        body = json.loads(payload)
+    except ValueError as error:
+        raise Invalid("invalid_json", "field payload: not JSON") from error
+    except RecursionError as error:
+        raise Invalid("invalid_json", "field payload: nested too deeply") from error
+    if not isinstance(body, dict):
+        raise Invalid("invalid_json", f"field payload: must be a JSON object, not {type(body).__name__}")
+    return cast("dict[str, Any]", body)
+
+
+def _text(body: dict[str, Any], field: str) -> str:
+    value = body.get(field)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise Invalid("invalid_field", f"field {field}: must be text, not {type(value).__name__}")
+    return scrubbed(str(value))
+
+
+def _number(body: dict[str, Any], field: str, default: float, low: float) -> float:
+    value = body.get(field)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise Invalid("invalid_field", f"field {field}: must be a number from {low:g} to 1")
+    if not low <= value <= 1.0:
+        raise Invalid("invalid_field", f"field {field}: must be from {low:g} to 1")
+    return float(value)
+
+
+def _part(body: dict[str, Any], field: str) -> dict[str, Any]:
+    value = body.get(field)
+    if value is not None and not isinstance(value, dict):
+        raise Invalid("invalid_field", f"field {field}: must be a JSON object, not {type(value).__name__}")
+    return cast("dict[str, Any]", value or {})
+
+
+def _attributes(body: dict[str, Any]) -> dict[str, str]:
+    given = _part(body, "attributes").items()
+    kept = {scrubbed(key): scrubbed(str(one)) for key, one in given if isinstance(one, (str, int, float, bool))}
+    return dict(sorted(kept.items())[:MAX_ATTRIBUTES])
+
+
+def _time(body: dict[str, Any], raw: RawSignal) -> datetime:
+    text = _text(body, "time")
+    if not text:
+        return raw.event_time
+    try:
+        time = datetime.fromisoformat(text)
+        moved = time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise Invalid("invalid_field", "field time: must be RFC 3339, such as 2026-01-05T09:00:00Z") from error
+    if time.tzinfo is None:
+        raise Invalid("invalid_field", "field time: has no time zone, such as the Z in 2026-01-05T09:00:00Z")
+    return moved

@@ -1,0 +1,179 @@
+"""A trace's spans as they lie in state, and the turns they make: which span is a root, what belongs to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from processors.moments import micros, moment
+from schemas.events import Redaction, Span, Turn, identity
+
+Node = dict[str, Any]
+"""One span in state: JSON only, with the text of those kinds that can answer a user."""
+
+_TEXT_KINDS = ("agent", "llm", "chain", "other")
+_KEPT = (
+    "session_id", "trace_id", "span_id", "parent_span_id", "kind", "status", "status_message", "model",
+    "model_version", "tool_name", "category", "input_tokens", "output_tokens", "consent_train",
+    "subject_hash", "agent",
+)  # fmt: skip
+_NUMBERS = ("logprob_top1", "logprob_top2", "retrieval_score")
+
+
+def node_of(span: Span) -> Node:
+    """What state keeps of a span."""
+    node: Node = {name: getattr(span, name) for name in _KEPT}
+    for name in _NUMBERS:
+        value = getattr(span, name)
+        node[name] = value if value is not None and math.isfinite(value) else None
+    texts = span.kind in _TEXT_KINDS
+    start = micros(span.event_time)
+    return node | {
+        "input": span.input if texts else "",
+        "output": span.output if texts else "",
+        "redaction": span.redaction.model_dump(),
+        "start": start,
+        "end": start + max(span.duration_us, 0),
+        "received": micros(span.received_time),
+    }
+
+
+def roots(nodes: dict[str, Node]) -> list[Node]:
+    """The spans that stand for turns, by start.
+
+    They are the topmost agent spans; without any, the topmost LLM or chain spans, or a topmost span of
+    another kind that has an LLM span below it (a web request, say).
+    """
+    found = [n for n in nodes.values() if n["kind"] == "agent" and not _above(n, nodes, "agent")]
+    if not found:
+        answering = [top_of(n, nodes)["span_id"] for n in nodes.values() if n["kind"] == "llm"]
+        tops = [n for n in nodes.values() if n["parent_span_id"] not in nodes]
+        found = [
+            n for n in tops if n["kind"] in ("llm", "chain") or (n["kind"] == "other" and n["span_id"] in answering)
+        ]
+    return sorted(found, key=_order)
+
+
+def _order(node: Node) -> tuple[int, str]:
+    return node["start"], node["span_id"]
+
+
+def _lineage(node: Node, nodes: dict[str, Node]) -> Iterable[Node]:
+    """The spans above a span, nearest first; a circle ends where it closes."""
+    seen = {node["span_id"]}
+    parent = nodes.get(node["parent_span_id"])
+    while parent is not None and parent["span_id"] not in seen:
+        seen.add(parent["span_id"])
+        yield parent
+        parent = nodes.get(parent["parent_span_id"])
+
+
+def _above(node: Node, nodes: dict[str, Node], kind: str) -> bool:
+    return any(parent["kind"] == kind for parent in _lineage(node, nodes))
+
+
+def top_of(node: Node, nodes: dict[str, Node]) -> Node:
+    """The topmost known span above a span; itself when there is none."""
+    return ([node, *_lineage(node, nodes)])[-1]
+
+
+def members(root: Node, tops: list[Node], nodes: dict[str, Node]) -> list[Node]:
+    """The spans of a root's turn, by start: all below it, and strays whose parents are not known.
+
+    A stray belongs to the last root that began before it, or else to the first root.
+    """
+    ids = {top["span_id"] for top in tops}
+
+    def owner(node: Node) -> str:
+        for one in (node, *_lineage(node, nodes)):
+            if one["span_id"] in ids:
+                return one["span_id"]
+        earlier = [top for top in tops if top["start"] <= node["start"]]
+        return (earlier or tops)[-1 if earlier else 0]["span_id"]
+
+    return sorted((n for n in nodes.values() if owner(n) == root["span_id"]), key=_order)
+
+
+def turn_id_of(root: Node) -> str:
+    """The turn that a root stands for."""
+    return f"{root['trace_id']}.{root['span_id']}"
+
+
+def turn_of(root: Node, spans: list[Node], index: int, tenant: str) -> Turn | None:
+    """The turn of a root and its spans; None when nothing was asked or nothing answered."""
+    models = [n for n in spans if n["kind"] == "llm"]
+    asked = next((n for n in (root, *models) if n["input"]), root)
+    said = next((n for n in (root, *reversed(models)) if n["output"]), root)
+    if not said["output"] or not asked["input"]:
+        return None
+    voices = (root, *reversed(models))
+    turn_id = turn_id_of(root)
+    return Turn(
+        event_id=identity("turn", tenant, turn_id),
+        tenant=tenant,
+        agent=root["agent"],
+        subject_hash=_first(spans, "subject_hash", root),
+        event_time=moment(root["start"]),
+        end_time=moment(root["end"]),
+        redaction=_merged(asked, said),
+        consent_train=all(n["consent_train"] for n in spans),
+        session_id=root["session_id"],
+        turn_id=turn_id,
+        turn_index=index,
+        trace_id=root["trace_id"],
+        model=_first(voices, "model", root),
+        model_version=_first(voices, "model_version", root),
+        category=_first(voices, "category", root),
+        input=asked["input"],
+        output=said["output"],
+        error=root["status_message"] if root["status"] == "error" else "",
+        **_logprobs(voices),
+        **_counts(root, spans, models),
+        **_tools(spans),
+    )
+
+
+def _first(nodes: Iterable[Node], name: str, default: Node) -> str:
+    return default[name] or next((n[name] for n in nodes if n[name]), "")
+
+
+def _logprobs(voices: Iterable[Node]) -> dict[str, Any]:
+    """Both from the same span: a difference between two spans means nothing."""
+    chosen = next((n for n in voices if n["logprob_top1"] is not None), None)
+    return {} if chosen is None else {name: chosen[name] for name in ("logprob_top1", "logprob_top2")}
+
+
+def _counts(root: Node, spans: list[Node], models: list[Node]) -> dict[str, Any]:
+    """Tokens from the model calls when they say, else from the root; the best retrieval of the turn."""
+    found = [n for n in spans if n["kind"] == "retrieval"]
+    scores = [n["retrieval_score"] for n in (*found, root) if n["retrieval_score"] is not None]
+    called = models if any(n["input_tokens"] or n["output_tokens"] for n in models) else [root]
+    return {
+        "retrievals": len(found),
+        "retrieval_score": max(scores, default=None),
+        "input_tokens": sum(n["input_tokens"] for n in called),
+        "output_tokens": sum(n["output_tokens"] for n in called),
+    }
+
+
+def _tools(spans: list[Node]) -> dict[str, Any]:
+    """Calls and errors of the turn; ``failed_tool``: the last that failed and never worked afterwards."""
+    tools = [n for n in spans if n["kind"] == "tool"]
+    last = {n["tool_name"]: n["status"] == "error" for n in tools}
+    broken = [n["tool_name"] or "unnamed" for n in tools if last[n["tool_name"]]]
+    return {
+        "tool_calls": len(tools),
+        "tool_errors": sum(n["status"] == "error" for n in tools),
+        "failed_tool": broken[-1] if broken else "",
+    }
+
+
+def _merged(asked: Node, said: Node) -> Redaction:
+    first = Redaction.model_validate(said["redaction"])
+    if asked is said:
+        return first
+    counts = dict(first.counts)
+    for name, count in asked["redaction"]["counts"].items():
+        counts[name] = counts.get(name, 0) + count
+    return first.model_copy(update={"counts": counts})
