@@ -75,7 +75,9 @@ class _Workers:
     def __init__(self, stages: Sequence[Stage], count: int) -> None:
         heavy = {stage.name: (type(stage), stage.settings) for stage in stages if stage.heavy}
         self._count = count if heavy else 0
-        self._pool = ProcessPoolExecutor(count, get_context("spawn"), _make_stages, (heavy,)) if self._count else None
+        self._pool = (
+            ProcessPoolExecutor(count, get_context("spawn"), _make_stages, (heavy,)) if self._count else None
+        )
 
     def prepare(self, stage: Stage, messages: Sequence[Message]) -> list[Prepared]:
         """The stage's ``prepare``, in the workers when it is heavy and the batch worth splitting."""
