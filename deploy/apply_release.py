@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from connectors.nemo.port import NemoPort, Pair, Split
-from deploy.names import group_name
+from deploy.names import group_name, mark
 from processors.stage import Event, Stage
 from processors.state import KeyState
 from schemas.errors import Refused, Retry
@@ -124,7 +124,7 @@ def _comparison(pair: Pair, data: dict[str, Any], now: datetime) -> RawSignal:
         "text": pair.shadow_answer,
         "text_before": pair.live_answer,
         "source": "shadow",
-        "attributes": {"live": pair.live, "shadow": pair.shadow, "release": data["release_id"]},
+        "attributes": {"live": pair.live, "shadow": pair.shadow, "release": mark(data["release_id"])},
     }
     return RawSignal(
         event_id=event_id,

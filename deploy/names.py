@@ -6,6 +6,7 @@ import re
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9._-]+")
 _SHORT = 12
+_LETTERS = str.maketrans("0123456789", "ghijklmnop")
 
 
 def plain(agent: str) -> str:
@@ -44,3 +45,12 @@ def dataset_of(model: str) -> str:
     """
     group, at, short = model.rpartition("/")[2].rpartition("@")
     return f"{group}-{short}" if at else ""
+
+
+def mark(release_id: str) -> str:
+    """A release's id in letters alone: a run of digits in a text may be taken for a card number and masked.
+
+    >>> mark("4111a")
+    'khhha'
+    """
+    return release_id.translate(_LETTERS)

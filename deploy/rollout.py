@@ -16,6 +16,7 @@ from typing import Any
 
 from deploy import canary, shadow, watch
 from deploy.canary import CanarySettings
+from deploy.names import mark
 from deploy.shadow import ShadowSettings
 from deploy.watch import WatchSettings
 from processors.moments import micros, moment
@@ -73,7 +74,7 @@ class Rollout(Stage):
     def _take(self, release: dict[str, Any], record: Record) -> None:
         if isinstance(record, Signal) and (record.source != "shadow" or record.name != "comparison"):
             return
-        if isinstance(record, Signal) and record.attributes.get("release") != release["release_id"]:
+        if isinstance(record, Signal) and record.attributes.get("release") != mark(release["release_id"]):
             return
         if release["state"] == "shadow" and isinstance(record, Signal | Label | Outcome):
             shadow.take(release["shadow"], record, release["release_id"])

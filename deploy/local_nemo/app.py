@@ -43,11 +43,11 @@ def create_app(settings: Settings) -> Starlette:
 
     Loads the embedding model; raises ``Refused`` when its files are not there. Jobs run while the lifespan does.
     """
+    embedder = Cached(load_embedder(settings.model_folder), settings.cache_size)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     store = Store(settings.data_dir / "local_nemo.sqlite")
     blobs = Blobs(settings.data_dir / "blobs")
     base_entities(store, dict(settings.labels))
-    embedder = Cached(load_embedder(settings.model_folder), settings.cache_size)
     data = DataStore(settings, store, blobs)
     models = Models(store, embedder, settings.data_dir / "models")
 

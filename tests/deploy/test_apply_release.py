@@ -10,6 +10,7 @@ import pytest
 from connectors.nemo.memory import MemoryNemo, WordModel
 from connectors.nemo.port import Split
 from deploy.apply_release import ApplyRelease, ApplyReleaseSettings
+from deploy.names import mark
 from schemas.errors import Retry
 from schemas.events import RawSignal
 from tests.deploy.wheel_kit import Driver, deployment
@@ -53,7 +54,7 @@ def test_pairs_come_in_once_and_in_full(port: MemoryNemo) -> None:
     body = json.loads(found[0].payload)
     assert (body["name"], body["source"], body["session_id"], body["turn_id"]) == ("comparison", "shadow", "s0", "t0.r")
     assert (body["text_before"], body["text"]) == ("it", "hr")
-    assert body["attributes"] == {"live": "m1", "shadow": "m2", "release": "r1"}
+    assert body["attributes"] == {"live": "m1", "shadow": "m2", "release": mark("r1")}
     one.now += timedelta(seconds=5)
     assert one.tick() == []
     one.give(deployment("canary", weight=0.25))

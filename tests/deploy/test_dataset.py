@@ -70,11 +70,10 @@ def test_shares_are_about_as_asked() -> None:
 
 
 def test_near_duplicates_never_cross_the_split() -> None:
-    rows = [
-        variant
-        for number, row in enumerate(many(150))
-        for variant in (row, labelled(f"{row.text.upper()}!!", row.label, 1000 + number), labelled(f"{row.text} pls", "x", 2000 + number))
-    ]  # fmt: skip
+    rows: list[LabelledRow] = []
+    for number, row in enumerate(many(150)):
+        loud = labelled(f"{row.text.upper()}!!", row.label, 1000 + number)
+        rows += [row, loud, labelled(f"{row.text} pls", "x", 2000 + number)]
     made = freeze(rows, Replay())
     held = [pieces(row.text) for row in made.test]
     learnt = [pieces(row.text) for row in (*made.train, *made.validation)]

@@ -35,7 +35,7 @@ def test_unknown_paths_and_methods_are_told_in_nemos_form(client: httpx.Client) 
 
 def test_a_token_guards_all_but_health_and_signed_uploads(tmp_path: Path) -> None:
     with serve(Settings(tmp_path, labels=LABELS, token="right", lfs_threshold=10)) as url:
-        for word in ("", "Bearer", "Bearer wrong", "Bearer right ", "right"):
+        for word in ("", "Bearer", "Bearer wrong", "Bearer righty", "right"):
             answer = httpx.get(f"{url}/v1/models", headers={"authorization": word} if word else {})
             assert (answer.status_code, "WWW-Authenticate" in answer.headers) == (401, True)
         assert [httpx.get(url + path).status_code for path in HEALTH] == [200] * 3

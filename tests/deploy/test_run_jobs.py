@@ -30,7 +30,9 @@ def no_wait(_seconds: float) -> None:
 
 
 def first_model(port: NemoPort, rows: int = 300) -> str:
-    records = bootstrap(port, "default", "desk", texts(rows, OLD, 1), NOW, time.sleep)
+    records = bootstrap(
+        port, "default", "desk", texts(rows, OLD, 1), NOW, no_wait if isinstance(port, MemoryNemo) else time.sleep
+    )
     return next(record.candidate for record in records if isinstance(record, Job))
 
 
@@ -91,12 +93,12 @@ def test_shuffled_labels_do_not_pass(port: MemoryNemo) -> None:
 
 def test_a_crash_after_any_step_trains_once() -> None:
     """The remote step was taken, its state was lost: for every step of a job, and for all of them."""
-    places = [[place] for place in range(0, 14)] + [list(range(16))]
+    places = [[place] for place in range(14)] + [list(range(16))]
     for crashes in places:
         port = MemoryNemo(polls=2)
-        live = first_model(port, 100)
-        one = driver(port, Shelf(library_rows(120)), RunJobsSettings(gate=GateSettings(min_rows=10)))
-        one.give(deployment("live", live, ""), trigger(live, labels=120))
+        live = first_model(port, 120)
+        one = driver(port, Shelf(library_rows(160)), RunJobsSettings(gate=GateSettings(min_rows=10)))
+        one.give(deployment("live", live, ""), trigger(live, labels=160))
         ticks = 0
         while one.state.due is not None:
             if ticks in crashes:

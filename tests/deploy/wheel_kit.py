@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deploy.dataset import LabelledRow
+from deploy.names import mark
 from processors.stage import Event, Stage
 from processors.state import KeyState
 from schemas.events import Deployment, Job, Label, Outcome, Record, Redaction, Signal, Trigger, identity
@@ -96,7 +97,7 @@ def comparison(number: int, live: str, shadow: str, release: str, time: datetime
     return Signal(
         event_id=f"pair-{number}", tenant="default", agent="desk", event_time=time, redaction=REDACTION,
         session_id=f"s{number}", turn_id=f"t{number}.r", name="comparison", kind="explicit", source="shadow",
-        text=shadow, text_before=live, attributes={"release": release},
+        text=shadow, text_before=live, attributes={"release": mark(release)},
     )  # fmt: skip
 
 
