@@ -504,13 +504,11 @@ def _from(number: int, offset: int, limit: int = -1) -> tuple[str, tuple[int, in
 
 
 def _oldest_first(connection: sqlite3.Connection, places: Mapping[int, int], limit: int) -> Iterator[tuple[int, Row]]:
-    """The topics' rows merged by time, read only as far as they are asked for."""
+    """The topics' rows merged by time, each topic's by offset, read only as far as they are asked for."""
 
     def rows(number: int, at: int) -> Iterator[tuple[int, int, Row]]:
-        latest = 0
         for row in connection.execute(*_from(number, at, limit)):
-            latest = max(latest, row[3])
-            yield latest, number, row
+            yield row[3], number, row
 
     streams = [rows(number, at) for number, at in places.items()]
     for _, number, row in heapq.merge(*streams, key=lambda item: item[:2]):
