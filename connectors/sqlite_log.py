@@ -349,15 +349,31 @@ class SqliteLog:
         self._owner.close()
 
 
-def _fair(found: list[tuple[int, int, int, str, bytes, str]], limit: int) -> list[tuple[int, int, int, str, bytes, str]]:
-    """The oldest entries over all topics; within a topic always by offset, whatever the times say."""
-    latest: dict[int, int] = {}
-    keyed: list[tuple[int, int, int, tuple[int, int, int, str, bytes, str]]] = []
-    for row in found:
-        latest[row[1]] = max(latest.get(row[1], 0), row[0])
-        keyed.append((latest[row[1]], row[1], row[2], row))
-    keyed.sort(key=lambda item: item[:3])
-    return [item[3] for item in keyed[:limit]]
+@contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Generator[None]:
+    """All reads inside see the same instant."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _from(number: int, offset: int, limit: int = -1) -> tuple[str, tuple[int, int, int]]:
+    query = "SELECT id, key, value, time, headers FROM messages WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+    return query, (number * SPAN + offset, (number + 1) * SPAN, limit)
+
+
+def _oldest_first(connection: sqlite3.Connection, places: Mapping[int, int], limit: int) -> Iterator[tuple[int, Row]]:
+    """The topics' rows merged by time, each topic's by offset, read only as far as they are asked for."""
+
+    def rows(number: int, at: int) -> Iterator[tuple[int, int, Row]]:
+        for row in connection.execute(*_from(number, at, limit)):
+            yield row[3], number, row
+
+    streams = [rows(number, at) for number, at in places.items()]
+    for _, number, row in heapq.merge(*streams, key=lambda item: item[:2]):
+        yield number, row
 
 
 def _own(folder: Path) -> IO[str]:

@@ -1,17 +1,20 @@
 """The embedded engine: the same stages as on Kafka, over the local log, in one process.
 
-Exactly once on one machine: what a batch reads, its state and its outputs are one SQLite transaction. Stages that act
-on other systems do so outside of it, idempotently, and their result is committed afterwards. Pure stages run side by
-side, one thread each; the heavy half of a stage (``prepare``) may run in worker processes, in order.
+Exactly once on one machine: the state, the outputs and the offsets of a batch are one SQLite transaction. Stages that
+act on other systems do so outside of it, idempotently, and their result is committed afterwards. Every stage and sink
+has a thread of its own and is the only writer of its state, so that batches are worked on side by side and only their
+commits queue up. The heavy half of a stage (``prepare``) may run in worker processes, in order.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from multiprocessing import get_context
@@ -24,63 +27,102 @@ from connectors.sqlite_log import SqliteLog, Stored, Transaction
 from processors.stage import Message, Prepared, Stage, dead_letter
 from processors.state import KeyState
 from schemas import codec
-from schemas.errors import Invalid, Retry
+from schemas.errors import Invalid, Reject, Retry
 from schemas.events import DeadLetter, Record
-from schemas.topics import BY_NAME
+from schemas.topics import BY_NAME, Topic
 
 logger = logging.getLogger(__name__)
 
 OnBatch = Callable[[str, int, int, float], None]
+"""Called after every batch: stage or sink, entries in, records out, seconds."""
+
+
+def _ignore(name: str, entries: int, records: int, seconds: float) -> None:
+    del name, entries, records, seconds
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """``workers`` processes for heavy steps (0: in place); ``poll_seconds`` bounds how late a timer is seen."""
+    """Sizes and pauses. ``workers`` processes run the heavy steps (0: in place).
+
+    ``poll_seconds`` between two looks at what another system still does; ``tick_seconds`` bounds how late a timer is
+    seen; ``retry_seconds`` is the first pause after a failure, doubled up to ``retry_limit``; ``patience_seconds`` of
+    nothing but failures end a waiting ``drain``.
+    """
 
     batch_size: int = 500
     sink_batch: int = 5000
     workers: int = 0
     poll_seconds: float = 0.2
+    tick_seconds: float = 1.0
     retry_seconds: float = 1.0
+    retry_limit: float = 30.0
+    patience_seconds: float = 120.0
     trim_every: timedelta = timedelta(minutes=10)
 
+    def pause(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row."""
+        return min(self.retry_limit, self.retry_seconds * 2 ** min(failures - 1, 20))
 
-class TransactionState:
-    """The StateStore of one stage inside one transaction."""
 
-    def __init__(self, transaction: Transaction, stage: str) -> None:
-        self._transaction, self._stage = transaction, stage
+class BufferedState:
+    """A StateStore of one stage over the log: reads through, keeps what is put until ``write``.
+
+    ``only`` narrows ``due`` to one key.
+    """
+
+    def __init__(self, log: SqliteLog, stage: str, only: str | None = None) -> None:
+        self._log, self._stage, self._only = log, stage, only
+        self._read: dict[str, str | None] = {}
+        self._changed: dict[str, tuple[str, datetime | None] | None] = {}
 
     def get(self, key: str) -> KeyState | None:
         """See StateStore."""
-        text = self._transaction.get_state(self._stage, key)
+        if key in self._changed:
+            put = self._changed[key]
+            text = None if put is None else put[0]
+        else:
+            text = self._read[key] = self._log.state(self._stage, key)
         return None if text is None else KeyState.load(text)
 
     def put(self, key: str, state: KeyState) -> None:
-        """See StateStore."""
-        self._transaction.put_state(self._stage, key, state.dump(), state.due)
+        """See StateStore. What was read and put back unchanged is not written."""
+        text = state.dump()
+        if key in self._changed or text != self._read.get(key):
+            self._changed[key] = (text, state.due)
 
     def delete(self, key: str) -> None:
         """See StateStore."""
-        self._transaction.delete_state(self._stage, key)
+        self._changed[key] = None
 
     def due(self, now: datetime) -> list[str]:
         """See StateStore."""
-        return self._transaction.due_keys(self._stage, now)
+        return self._log.due_keys(self._stage, now) if self._only is None else [self._only]
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self._changed)
+
+    def write(self, transaction: Transaction) -> None:
+        """Write what was put and deleted."""
+        for key, put in self._changed.items():
+            if put is None:
+                transaction.delete_state(self._stage, key)
+            else:
+                transaction.put_state(self._stage, key, *put)
 
 
 class _Workers:
-    """Worker processes that hold the heavy stages, made once each."""
+    """Worker processes that hold the heavy stages, each made from its class and its settings."""
 
     def __init__(self, stages: Sequence[Stage], count: int) -> None:
         heavy = {stage.name: (type(stage), stage.settings) for stage in stages if stage.heavy}
         self._count = count if heavy else 0
-        self._pool = (
-            ProcessPoolExecutor(count, get_context("spawn"), _make_stages, (heavy,)) if self._count else None
-        )
+        self._pool = ProcessPoolExecutor(count, get_context("spawn"), _make, (heavy,)) if self._count else None
 
     def prepare(self, stage: Stage, messages: Sequence[Message]) -> list[Prepared]:
-        """The stage's ``prepare``, in the workers when it is heavy and the batch worth splitting."""
+        """The stage's ``prepare``, in the workers when it is heavy and there is more than one message."""
         if self._pool is None or not stage.heavy or len(messages) < 2:
             return stage.prepare(messages)
         size = -(-len(messages) // self._count)
@@ -94,9 +136,11 @@ class _Workers:
 
 
 _STAGES: dict[str, Stage] = {}
+"""The heavy stages of a worker process."""
 
 
-def _make_stages(heavy: dict[str, tuple[type[Stage], Any]]) -> None:
+def _make(heavy: dict[str, tuple[type[Stage], Any]]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the engine ends its workers
     for name, (stage, settings) in heavy.items():
         _STAGES[name] = stage(settings)
 
@@ -105,8 +149,22 @@ def _prepare(name: str, messages: Sequence[Message]) -> list[Prepared]:
     return _STAGES[name].prepare(messages)
 
 
+@dataclass(slots=True)
+class _Rest:
+    """An effect key that waits before its next tick: it polls another system, or that system was away."""
+
+    until: float
+    failures: int = 0
+    moved: bool = False
+    """Its last tick got on with its work: the next one need not wait."""
+
+
 class Engine:
-    """Runs stages and sinks over a log. ``drain`` for lock step, ``start`` and ``stop`` for threads."""
+    """Runs stages and sinks over a log. ``drain`` for lock step, ``start`` and ``stop`` for threads.
+
+    Raises ValueError when two of them have the same name. Without ``quarantine`` the payloads of dead letters are
+    not kept.
+    """
 
     def __init__(
         self,
@@ -122,190 +180,318 @@ class Engine:
         self._log, self._stages, self._sinks, self._clock = log, tuple(stages), tuple(sinks), clock
         self._settings = settings or EngineSettings()
         self._quarantine = quarantine
-        self._on_batch = on_batch or (lambda _stage, _in, _out, _seconds: None)
+        self._on_batch = on_batch or _ignore
         self._workers = _Workers(self._stages, self._settings.workers)
-        self._news = threading.Condition()
-        self._stopping = threading.Event()
+        self._sources: dict[str, tuple[Topic, ...]] = {stage.name: stage.sources for stage in self._stages}
+        self._sources |= {sink.name: sink.topics for sink in self._sinks}
+        if len(self._sources) != len(self._stages) + len(self._sinks):
+            raise ValueError("two stages or sinks have the same name: each is a consumer group of its own")
+        self._turns = {name: threading.RLock() for name in self._sources}
+        self._rests: dict[tuple[str, str], _Rest] = {}
+        self._trouble: dict[str, Exception] = {}
         self._threads: list[threading.Thread] = []
+        self._stopping = threading.Event()
         self._failure: BaseException | None = None
-        self._trimmed: datetime | None = None
-        for stage in self._stages:
-            log.join(stage.name, stage.sources)
-        for sink in self._sinks:
-            log.join(sink.name, sink.topics)
+        for name, topics in self._sources.items():
+            log.join(name, topics)
 
-    # One round of one consumer: True when it did something.
+    # One round of one consumer; each says whether there was anything to do.
 
     def _run_stage(self, stage: Stage) -> bool:
-        entries, nexts = self._log.read(stage.name, stage.sources, self._settings.batch_size)
-        if not entries:
-            return False
-        began = time.perf_counter()
-        batch = [Message(e.topic, e.offset, e.key, e.value, e.time, e.headers) for e in entries]
-        prepared = self._workers.prepare(stage, batch)
-        with self._log.transaction() as transaction:
-            records = stage.apply(batch, prepared, TransactionState(transaction, stage.name))
-            transaction.append(self._entries(records, entries))
-            transaction.advance(stage.name, nexts)
+        with self._turns[stage.name]:
+            began = time.perf_counter()
+            entries, nexts = self._log.read(stage.name, stage.sources, self._settings.batch_size)
+            if not entries:
+                return False
+            batch = [_message(entry) for entry in entries]
+            prepared = self._workers.prepare(stage, batch)
+            state = BufferedState(self._log, stage.name)
+            records = stage.apply(batch, prepared, state)
+            self._commit(stage.name, self._entries(records, entries), nexts, state)
         self._on_batch(stage.name, len(batch), len(records), time.perf_counter() - began)
-        self._wake()
         return True
 
     def _run_timers(self, stage: Stage) -> bool:
-        now = self._clock()
-        keys = self._log.due_keys(stage.name, now)
-        if not keys:
-            return False
-        if stage.effects:
-            return any([self._act(stage, key, now) for key in keys])
-        with self._log.transaction() as transaction:
-            records = stage.expire(TransactionState(transaction, stage.name), now)
-            transaction.append(self._entries(records, ()))
-        self._wake()
-        return True
+        """Tick the keys of a stage that are due. An effect key that is still due afterwards rests."""
+        with self._turns[stage.name]:
+            now = self._time_at(stage)
+            if not stage.effects:
+                return bool(self._log.due_keys(stage.name, now, 1)) and self._expire(stage, now)
+            keys = [key for key in self._log.due_keys(stage.name, now) if self._rested(stage.name, key)]
+            for key in keys:
+                self._act(stage, key, now)
+            return bool(keys)
 
-    def _act(self, stage: Stage, key: str, now: datetime) -> bool:
-        text = self._log.state(stage.name, key)
-        if text is None:
-            return False
-        state = KeyState.load(text)
+    def _time_at(self, stage: Stage) -> datetime:
+        """The clock, held back to the oldest entry that has not come through to the stage: backlog goes first."""
+        now = self._clock()
+        for earlier in self._stages:
+            oldest = self._log.oldest_unread(earlier.name, earlier.sources)
+            now = now if oldest is None else min(now, oldest)
+            if earlier is stage:
+                break
+        return now
+
+    def _expire(self, stage: Stage, now: datetime, only: str | None = None) -> bool:
+        began = time.perf_counter()
+        state = BufferedState(self._log, stage.name, only)
+        records = stage.expire(state, now)
+        if not records and not state.changed and not stage.effects:
+            raise RuntimeError(f"{stage.name}: tick changed nothing of a key that is due, it would be called for ever")
+        moved = bool(records) or state.changed
+        if moved:
+            self._commit(stage.name, self._entries(records, ()), {}, state)
+        self._on_batch(stage.name, 0, len(records), time.perf_counter() - began)
+        return moved
+
+    def _act(self, stage: Stage, key: str, now: datetime) -> None:
+        place = (stage.name, key)
+        rest = self._rests.pop(place, _Rest(0.0))
         try:
-            records = list(stage.tick(key, state, now))
+            moved = self._expire(stage, now, key)
         except Retry as error:
-            logger.warning("%s: %s; trying again", stage.name, error)
-            return False
-        with self._log.transaction() as transaction:
-            TransactionState(transaction, stage.name).put(key, state)
-            transaction.append(self._entries(records, ()))
-        self._wake()
-        return True
+            self._note(stage.name, error)
+            failures = rest.failures + 1
+            self._rests[place] = _Rest(time.monotonic() + self._settings.pause(failures), failures)
+            return
+        self._trouble.pop(stage.name, None)
+        text = self._log.state(stage.name, key)
+        due = None if text is None else KeyState.load(text).due
+        if due is not None and due <= now:
+            self._rests[place] = _Rest(time.monotonic() + (0 if moved else self._settings.poll_seconds), moved=moved)
+
+    def _rested(self, stage: str, key: str) -> bool:
+        rest = self._rests.get((stage, key))
+        return rest is None or time.monotonic() >= rest.until
 
     def _run_sink(self, sink: Sink) -> bool:
-        entries, nexts = self._log.read(sink.name, sink.topics, self._settings.sink_batch)
-        if not entries:
-            return False
-        records: list[Record] = []
-        dead: list[DeadLetter] = []
-        for entry in entries:
-            try:
-                records.append(codec.decode(entry.value, BY_NAME[entry.topic].record))
-            except Invalid as error:
-                dead.append(dead_letter(sink.name, _message(entry), error))
-        sink.write(records)
-        with self._log.transaction() as transaction:
-            transaction.append(self._entries(dead, entries))
-            transaction.advance(sink.name, nexts)
+        with self._turns[sink.name]:
+            began = time.perf_counter()
+            entries, nexts = self._log.read(sink.name, sink.topics, self._settings.sink_batch)
+            if not entries:
+                return False
+            readable: list[tuple[Message, Record]] = []
+            dead: list[DeadLetter] = []
+            for message in map(_message, entries):
+                try:
+                    readable.append((message, codec.decode(message.value, BY_NAME[message.topic].record)))
+                except Invalid as error:
+                    dead.append(dead_letter(sink.name, message, error))
+            dead += _deliver(sink, readable)
+            self._commit(sink.name, self._entries(dead, entries), nexts)
+        self._on_batch(sink.name, len(entries), len(dead), time.perf_counter() - began)
         return True
+
+    def _commit(
+        self, consumer: str, entries: Sequence[Entry], nexts: dict[str, int], state: BufferedState | None = None
+    ) -> None:
+        with self._log.transaction() as transaction:
+            if state is not None:
+                state.write(transaction)
+            transaction.append(entries)
+            transaction.advance(consumer, nexts)
 
     def _entries(self, records: Sequence[Record], inputs: Sequence[Stored]) -> list[Entry]:
         now = self._clock()
-        payloads = {(entry.topic, entry.offset): entry.value for entry in inputs}
-        out: list[Entry] = []
-        for record in records:
-            if isinstance(record, DeadLetter) and self._quarantine is not None:
-                payload = payloads.get((record.topic, record.offset))
-                if payload is not None and BY_NAME[record.topic].raw:
-                    place = self._quarantine.put(record.event_id, payload, now)
-                    record = record.model_copy(update={"quarantine": place})  # noqa: PLW2901  # the same letter, addressed
-            out.append(entry_of(record, now))
-        return out
+        payloads = {(entry.topic, entry.offset): entry.value for entry in inputs if BY_NAME[entry.topic].raw}
+        return [entry_of(self._quarantined(record, payloads, now), now) for record in records]
+
+    def _quarantined(self, record: Record, payloads: dict[tuple[str, int], bytes], now: datetime) -> Record:
+        """A raw entry's dead letter with the address of its payload, which is safe before the letter is."""
+        if not isinstance(record, DeadLetter) or self._quarantine is None or record.quarantine:
+            return record
+        payload = payloads.get((record.topic, record.offset))
+        if payload is not None:
+            place = self._quarantine.put(record.event_id, payload, now)
+        else:  # a letter that is repeated for a later copy of its message
+            place = record.event_id if record.event_id in self._quarantine else ""
+        return record.model_copy(update={"quarantine": place})
 
     # Lock step.
 
     def drain(self, *, wait: bool = False) -> None:
-        """Run everything until nothing is left to do at the present clock.
+        """Run everything until nothing is left to do at the present clock: the same log gives the same run.
 
-        With ``wait`` it also waits for what other systems still do (a training job that is polled).
+        An effect key that is still due after its tick is not ticked again, nor is a system that is away asked again
+        (it is logged, and stands in ``status``), unless ``wait``: then it pauses and goes on until all is done.
+        Raises the last Retry after ``patience_seconds`` without any progress but failures.
         """
+        self._rests.clear()
+        away: set[str] = set()
+        failing_since: float | None = None
         while True:
-            worked = False
-            for stage in self._stages:
-                while self._run_stage(stage):
-                    worked = True
-                if not stage.effects:
-                    worked |= self._run_timers(stage)
-            for sink in self._sinks:
-                while self._run_sink(sink):
-                    worked = True
-            if worked:
+            if self._round(away):
+                failing_since = None
                 continue
-            if not self._drain_effects(wait):
+            if not wait or not (self._rests or away):
                 return
+            if self._trouble:
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since > self._settings.patience_seconds:
+                    raise next(iter(self._trouble.values()))
+            if not any(rest.moved for rest in self._rests.values()):
+                time.sleep(self._settings.poll_seconds)
+            self._rests.clear()
+            away.clear()
 
-    def _drain_effects(self, wait: bool) -> bool:
-        acted = False
+    def _round(self, away: set[str]) -> bool:
+        worked = False
         for stage in self._stages:
-            if stage.effects:
-                acted |= self._run_timers(stage)
-        if acted:
-            return True
-        now = self._clock()
-        if wait and any(stage.effects and self._log.due_keys(stage.name, now) for stage in self._stages):
-            time.sleep(self._settings.poll_seconds)
-            return True
-        return False
+            while self._run_stage(stage):
+                worked = True
+            if not stage.effects:
+                worked |= self._run_timers(stage)
+        for sink in self._sinks:
+            worked |= sink.name not in away and self._drain_sink(sink, away)
+        if not worked:
+            for stage in self._stages:
+                worked |= stage.effects and self._drain_effects(stage)
+        return worked
+
+    def _drain_sink(self, sink: Sink, away: set[str]) -> bool:
+        worked = False
+        try:
+            while self._run_sink(sink):
+                worked = True
+        except Retry as error:
+            self._note(sink.name, error)
+            away.add(sink.name)
+        else:
+            self._trouble.pop(sink.name, None)
+        return worked
+
+    def _drain_effects(self, stage: Stage) -> bool:
+        with self._turns[stage.name]:
+            now = self._clock()
+            places = [(stage.name, key) for key in self._log.due_keys(stage.name, now)]
+            places = [place for place in places if place not in self._rests]
+            for _, key in places:
+                self._act(stage, key, now)
+            return any(place not in self._rests or not self._rests[place].failures for place in places)
 
     # Threads.
 
     def start(self) -> None:
-        """Run every stage and sink in a thread of its own until ``stop``."""
-        loops: list[tuple[str, Callable[[], bool]]] = []
+        """Run every stage and sink in a thread of its own until ``stop``, or until one of them fails."""
         for stage in self._stages:
-            loops.append((stage.name, lambda s=stage: self._run_stage(s) | self._run_timers(s)))
-        loops += [(sink.name, lambda s=sink: self._run_sink(s)) for sink in self._sinks]
-        loops.append(("trim", self._trim))
-        for name, step in loops:
-            thread = threading.Thread(target=self._loop, args=(name, step), name=f"driftwheel-{name}", daemon=True)
-            self._threads.append(thread)
+            self._spawn(stage.name, lambda s=stage: self._turn(s), lambda s=stage: self._until_timer(s))
+        for sink in self._sinks:
+            self._spawn(sink.name, lambda s=sink: self._run_sink(s), lambda: None)
+        self._spawn("trim", self._trim_now_and_then, lambda: None)
+        for thread in self._threads:
             thread.start()
 
-    def _loop(self, name: str, step: Callable[[], bool]) -> None:
-        while not self._stopping.is_set():
-            try:
-                worked = step()
-            except Retry as error:
-                logger.warning("%s: %s; trying again", name, error)
-                self._stopping.wait(self._settings.retry_seconds)
-                continue
-            except BaseException as error:
-                logger.exception("%s failed; the engine stops", name)
-                self._failure = error
-                self._stopping.set()
-                self._wake()
-                raise
-            if not worked:
-                with self._news:
-                    self._news.wait(self._settings.poll_seconds)
+    def _spawn(self, name: str, work: Callable[[], bool], patience: Callable[[], float | None]) -> None:
+        target = threading.Thread(target=self._loop, args=(name, work, patience), name=f"driftwheel-{name}")
+        target.daemon = True
+        self._threads.append(target)
 
-    def _trim(self) -> bool:
+    def _turn(self, stage: Stage) -> bool:
+        worked = self._run_stage(stage)
+        timed = self._run_timers(stage)
+        return worked or timed
+
+    def _until_timer(self, stage: Stage) -> float | None:
+        due = self._log.next_due(stage.name)
+        if due is None:
+            return None
+        seconds = (due - self._clock()).total_seconds()
+        return min(seconds, self._settings.tick_seconds) if seconds > 0 else self._settings.poll_seconds
+
+    def _loop(self, name: str, work: Callable[[], bool], patience: Callable[[], float | None]) -> None:
+        failures = 0
+        try:
+            while not self._stopping.is_set():
+                seen = self._log.generation
+                try:
+                    worked = work()
+                except (Retry, Reject) as error:
+                    failures += 1
+                    self._note(name, error)
+                    self._stopping.wait(self._settings.pause(failures))
+                    continue
+                if failures:
+                    failures = 0
+                    self._trouble.pop(name, None)
+                if not worked and not self._stopping.is_set():
+                    self._log.wait(seen, patience())
+        except BaseException as error:
+            logger.exception("%s failed; the engine stops", name)
+            self._failure = self._failure or error
+            self._halt()
+
+    def _note(self, name: str, error: Exception) -> None:
+        self._trouble[name] = error
+        logger.warning("%s: %s; nothing is lost, it tries again", name, error)
+
+    def trim(self) -> None:
+        """Drop what is past its retention from log and quarantine; the threads do so by themselves."""
         now = self._clock()
-        if self._trimmed is None or now - self._trimmed >= self._settings.trim_every:
-            self._trimmed = now
-            for topic, lost in self._log.trim(now).items():
-                logger.error("%s: %d entries passed their retention before every consumer had read them", topic, lost)
-        return False
+        for topic, lost in self._log.trim(now).items():
+            logger.error("%s: %d entries passed their retention before every consumer had read them", topic, lost)
+        if self._quarantine is not None:
+            self._quarantine.purge(now)
 
-    def _wake(self) -> None:
-        with self._news:
-            self._news.notify_all()
+    def _trim_now_and_then(self) -> bool:
+        self.trim()
+        self._stopping.wait(self._settings.trim_every.total_seconds())
+        return True
+
+    def _halt(self) -> None:
+        self._stopping.set()
+        self._log.wake()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the engine stops or fails, or ``timeout`` seconds passed; whether it has stopped."""
+        return self._stopping.wait(timeout)
 
     def stop(self) -> None:
-        """Finish the batches under way, then end."""
-        self._stopping.set()
-        self._wake()
+        """Finish the batches under way, then end. An engine that was stopped is not started again."""
+        self._halt()
         for thread in self._threads:
             thread.join()
         self._workers.close()
 
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Nothing is in the middle of a batch while inside: for changes to log, state or quarantine (erasure)."""
+        with ExitStack() as stack:
+            for turn in self._turns.values():
+                stack.enter_context(turn)
+            yield
+
     @property
     def failure(self) -> BaseException | None:
-        """The defect that ended the engine, or None."""
+        """The defect that stopped the engine, or None."""
         return self._failure
 
     def lags(self) -> dict[str, int]:
         """Unread entries by consumer."""
         return self._log.lags()
 
+    def status(self) -> dict[str, Any]:
+        """``running``, ``failed`` (text or None), ``lags`` by consumer, ``retrying``: what is away, by consumer."""
+        return {
+            "running": bool(self._threads) and not self._stopping.is_set(),
+            "failed": None if self._failure is None else f"{type(self._failure).__name__}: {self._failure}",
+            "lags": self.lags(),
+            "retrying": {name: str(error) for name, error in list(self._trouble.items())},
+        }
+
 
 def _message(entry: Stored) -> Message:
     return Message(entry.topic, entry.offset, entry.key, entry.value, entry.time, entry.headers)
+
+
+def _deliver(sink: Sink, items: Sequence[tuple[Message, Record]]) -> list[DeadLetter]:
+    """Write records; what the sink calls Invalid is found by halving and becomes a dead letter, the rest is written."""
+    if not items:
+        return []
+    try:
+        sink.write([record for _, record in items])
+    except Invalid as error:
+        if len(items) == 1:
+            return [dead_letter(sink.name, items[0][0], error)]
+        half = len(items) // 2
+        return _deliver(sink, items[:half]) + _deliver(sink, items[half:])
+    return []

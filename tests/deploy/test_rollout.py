@@ -6,6 +6,7 @@ import random
 import statistics
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -15,8 +16,12 @@ from deploy.canary import CanarySettings
 from deploy.rollout import Rollout, RolloutSettings
 from deploy.shadow import ShadowSettings
 from deploy.watch import WatchSettings
+from processors.stage import Message
+from processors.state import MemoryState
+from schemas import codec
 from schemas.errors import UsageError
 from schemas.events import Deployment, Record, identity
+from schemas.topics import topic_of
 from tests.deploy.wheel_kit import NOW, WHO, Driver, comparison, label, outcome, passed
 
 RELEASE = identity("release", "job-1")
@@ -306,3 +311,28 @@ def test_times_never_run_back() -> None:
     late = {**WHO, "event_time": NOW - timedelta(days=3)}
     one.give(outcome(99_999, "m2", late["event_time"], session_value=1))
     assert one.state.due is not None
+
+
+def messages(seed: int) -> list[Message]:
+    """A release's records in the order of the log, but each delivered within 20 of its place."""
+    rng = random.Random(seed)
+    records: list[Record] = [passed()]
+    records += islice(shadow_turns(rng, 0, 0.5, 0.9), 300)
+    records += islice(sessions(rng, 2000, 0.45, 0.1, 0.25), 600)
+    places = sorted(range(len(records)), key=lambda i: i + rng.uniform(0, 20))
+    return [Message(topic_of(records[i]).name, n, "k", codec.encode(records[i]), NOW) for n, i in enumerate(places)]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_batches_and_redelivery_change_nothing(seed: int) -> None:
+    stage, given = Rollout(), messages(seed)
+    whole, one, twice = MemoryState(), MemoryState(), MemoryState()
+    expected = stage.process(given, whole)
+    assert [record.state for record in expected if isinstance(record, Deployment)][:2] == ["shadow", "canary"]
+    assert [record for message in given for record in stage.process([message], one)] == expected
+    again = [
+        record for n in range(0, len(given), 100) for _ in (1, 2) for record in stage.process(given[n : n + 100], twice)
+    ]
+    assert {record.event_id for record in again} == {record.event_id for record in expected}
+    texts = [{key: state.dump() for key, state in store} for store in (whole, one, twice)]
+    assert texts[0] == texts[1] == texts[2]
