@@ -169,7 +169,8 @@ class Product:
     def erase(self, tenant: str, user_id: str) -> dict[str, Any]:
         """Remove a person's data everywhere."""
         key = redaction_key(self.config, self.folder)
-        return erase(self.store, self.log, key, tenant, user_id, self.clock())
+        with self.engine.paused():
+            return erase(self.store, self.log, key, tenant, user_id, self.clock())
 
     # What the demo and the importer do.
 

@@ -222,7 +222,7 @@ def otlp_message(ops: Sequence[Op]) -> Message:
     for op in ops:
         _otlp_span(scope.spans.add(), op)
     time = max(op.accepted for op in ops)
-    headers = {"tenant": TENANT}
+    headers = {"tenant": TENANT, "ledger": "gateway"}
     return Message(OTLP_SPANS.name, 0, f"{TENANT}/{AGENT}", request.SerializeToString(), time, headers)
 
 
@@ -264,7 +264,7 @@ def raw_signal(one: Feedback) -> Message:
         event_id=identity("raw", one.turn_id, one.name), tenant=TENANT, agent=AGENT, event_time=one.time,
         payload=json.dumps(body),
     )  # fmt: skip
-    return Message(SIGNALS_RAW.name, 0, f"{TENANT}/{AGENT}", codec.encode(record), one.time, {"tenant": TENANT})
+    return Message(SIGNALS_RAW.name, 0, f"{TENANT}/{AGENT}", codec.encode(record), one.time, {"tenant": TENANT, "ledger": "gateway"})
 
 
 def _made(record: type[Record], defaults: dict[str, Any], given: dict[str, Any]) -> Any:

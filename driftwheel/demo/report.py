@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 960, 380, 48, 64, 36
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 960, 380, 48, 24, 64, 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Mark:
 class Picture:
     """Accuracy over asks, with and without the wheel. Coordinates are SVG user units."""
 
-    width, height, left, top = WIDTH, HEIGHT, LEFT, TOP
+    width, height, left, edge = WIDTH, HEIGHT, LEFT, WIDTH - RIGHT
     floor = HEIGHT - BOTTOM
 
     def __init__(
@@ -45,7 +45,7 @@ class Picture:
 
     def x(self, event: int) -> float:
         """Where an ask stands."""
-        return round(LEFT + (WIDTH - LEFT - 12) * event / self._events, 1)
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * event / self._events, 1)
 
     def y(self, share: float) -> float:
         """Where a share of 1 stands."""
