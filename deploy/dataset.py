@@ -55,7 +55,7 @@ class DatasetSettings:
     """
 
     validation: float = 0.1
-    test: float = 0.2
+    test: float = 0.25
     alike: float = 0.7
     system: str = ""
     golden_rows: int = 2_000

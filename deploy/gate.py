@@ -11,7 +11,7 @@ Four questions, all of which must be answered yes:
    the number of slices looked at).
 
 Simulated in the tests: labels without meaning pass in less than 1 run of 100; an equally good candidate is refused
-by question 3 in less than 1 of 10, one that is 10 points worse on the golden rows in more than 8 of 10.
+by question 3 in less than 1 of 10, one that is 20 points worse on the golden rows in more than 8 of 10.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class GateSettings:
     """``alpha`` of question 2; margins are differences of accuracy, noises are levels of p (see the module)."""
 
     alpha: float = 0.005
-    min_rows: int = 25
+    min_rows: int = 20
     min_golden: int = 10
     golden_margin: float = 0.03
-    golden_noise: float = 0.1
+    golden_noise: float = 0.05
     slice_rows: int = 20
     slice_margin: float = 0.1
     slice_noise: float = 0.05

@@ -34,13 +34,11 @@ def settings(database: str = "", retention_days: int = 7300) -> StoreSettings:
 @contextmanager
 def temporary_store(retention_days: int = 7300) -> Iterator[Store]:
     made = settings(retention_days=retention_days)
-    before = tempfile.tempdir
     store = Store(made)
     try:
         yield store
     finally:
         store.close()
-        tempfile.tempdir = before
         client = open_client(made)
         client.command(f"DROP DATABASE {made.database} SYNC")
         client.close()
