@@ -36,6 +36,11 @@ CHUNK = 40
 WINDOW = 200
 STEP = 20
 LABEL_BUDGET = 600
+PACE: dict[str, dict[str, Any]] = {
+    "curate": {"budget": LABEL_BUDGET, "focus": 0.9},
+    "plan": {"labels": 420},
+}
+"""A world of a few thousand asks has to spend its labels sooner than a year of traffic would."""
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
@@ -107,10 +112,8 @@ def run_demo(config: Config, options: DemoOptions, console: Console) -> DemoOutc
     rows = read_rows(path, options.text_column, options.label_column)
     world = World(rows, options.world)
     with _folder(options) as folder:
-        stages = {
-            name: values | config.stages.get(name, {}) for name, values in (("curate", {"budget": LABEL_BUDGET}),)
-        }
-        settings = config.model_copy(update={"data_dir": folder, "stages": {**config.stages, **stages}})
+        stages = {name: PACE.get(name, {}) | config.stages.get(name, {}) for name in {*PACE, *config.stages}}
+        settings = config.model_copy(update={"data_dir": folder, "stages": stages})
         run = _Run(settings, options, world, console)
         try:
             run.play()
@@ -226,8 +229,7 @@ class _Run:
     def report(self, path: Path, seconds: float) -> DemoOutcome:
         """Write the report and say in one line how it went."""
         live, shift, score = self.witness.live_at(), self.world.shift, self.score
-        release = self.witness.last(Deployment)
-        closed = live is not None and release is not None and release.state == "live"
+        closed = self.witness.stayed_live()
         accuracy = {
             "before_shift": score.share(score.right, 0, shift),
             "after_shift": score.share(score.right, shift, live),

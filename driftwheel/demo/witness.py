@@ -49,6 +49,11 @@ class Witness:
                 return place
         return None
 
+    def stayed_live(self) -> bool:
+        """Whether a candidate went live and was not taken back."""
+        states: dict[str, str] = {r.release_id: r.state for _, r in self.of(Deployment) if r.incumbent}
+        return "live" in states.values()
+
     def story(self) -> list[dict[str, Any]]:
         """What happened, in plain words, for the report."""
         lines: list[dict[str, Any]] = []
