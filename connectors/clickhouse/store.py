@@ -1,15 +1,13 @@
-"""The store: domain verbs over one ClickHouse client, embedded or a server.
+"""The store: domain verbs over one ClickHouse database, embedded or a server.
 
-``open_client`` is the only place that knows which engine it is. The embedded engine (chDB) has one owner process for
-a path and one client for each thread; a lock keeps this store's writes in line, reads open clients of their own.
+One client, one lock: what the product writes and asks is in line. An analyst's query has a client of its own that
+can only read. Delivery into the store is at least once; the ``*_current`` views show each record once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,132 +15,114 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import clickhouse_connect
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, DataError, OperationalError
 
+from connectors.clickhouse import analyst
+from connectors.clickhouse.client import StoreSettings, first_line, meaning, open_client
+from connectors.clickhouse.erasure import erase_subject
 from connectors.clickhouse.migrate import migrate
-from connectors.clickhouse.tables import TABLES, columns, rows
-from schemas.errors import Refused, Retry, UsageError
+from connectors.clickhouse.scratch import scratch_of, temporary_files_in
+from connectors.clickhouse.tables import CONTROL, TABLES, columns, grouped, row
+from schemas.errors import Invalid, Refused, Retry, UsageError
 from schemas.events import Record
 
 QUERIES = Path(__file__).parent / "queries"
-_LITERALS = re.compile(r"'(?:[^'\\\\]|\\\\.|'')*'|\"[^\"]*\"|`[^`]*`|--[^\n]*|/\\*.*?\\*/", re.DOTALL)
-ANALYST = {
-    "max_execution_time": 60,
-    "max_result_rows": 100_000,
-    "result_overflow_mode": "throw",
-    "max_memory_usage": 4_000_000_000,
-}
-"""Bounds of an analyst's query; ``readonly`` comes last, since nothing can be set after it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreSettings:
-    """Either ``path`` (embedded) or ``url`` (``http(s)://user:password@host:port``)."""
-
-    path: Path | None = None
-    url: str = ""
-    database: str = "driftwheel"
-    retention_days: int = 365
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Columns and rows."""
+    """Columns and rows; times are aware, in UTC."""
 
     columns: list[str]
     rows: list[list[Any]]
 
 
-def open_client(settings: StoreSettings, database: str = "", options: Mapping[str, Any] | None = None) -> Client:
-    """A client. Raises Refused when the folder is another process's, Retry when the server is away."""
-    given = dict(options or {})
-    try:
-        if settings.url:
-            return clickhouse_connect.get_client(dsn=settings.url, database=database or None, settings=given)
-        path = str((settings.path or Path()).absolute())
-        return clickhouse_connect.get_client(interface="chdb", path=path, database=database or None, settings=given)
-    except (ClickHouseError, RuntimeError) as error:
-        raise _meaning(error, settings) from error
-
-
-def _meaning(error: Exception, settings: StoreSettings) -> Exception:
-    text = str(error)
-    if "Cannot lock file" in text or "code: 76" in text.lower():
-        return Refused(f"another process has the store in {settings.path} open: stop it, or name another data folder")
-    where = "the embedded store" if not settings.url else "the ClickHouse server"
-    return Retry(f"{where} does not answer: {text.splitlines()[0][:300]}")
-
-
 class Store:
-    """Opens, migrates and serves one database. Thread-safe."""
+    """Opens, migrates and serves one database. Thread-safe.
+
+    Raises Refused when the place says no (another owner, wrong credentials, a newer schema), Retry when it is away,
+    UsageError when the settings name nothing that can be opened.
+    """
 
     def __init__(self, settings: StoreSettings) -> None:
         self.settings = settings
-        if settings.path is not None and not settings.url:
-            settings.path.mkdir(parents=True, exist_ok=True)
-            scratch = settings.path.parent / "tmp"
-            scratch.mkdir(exist_ok=True, mode=0o700)
-            tempfile.tempdir = str(scratch)  # inserts pass through temporary files: keep them in the data folder
-        first = open_client(settings)
-        first.command(f"CREATE DATABASE IF NOT EXISTS {_name(settings.database)} ENGINE = Atomic")
-        first.close()
-        self._client = open_client(settings, settings.database)
         self._lock = threading.Lock()
-        migrate(self._client)
+        _make_folder(settings)
+        self._client = _open(settings)
+        try:
+            self._scratch = scratch_of(settings)
+            migrate(self._client)
+        except BaseException:
+            self.close()
+            raise
 
-    def write(self, kind: type[Record], records: Sequence[Record]) -> None:
-        """Insert records of one kind. Idempotent; raises Invalid (nothing written) or Retry."""
-        made = rows(records, self.settings.retention_days)
-        token = hashlib.sha256("".join(sorted(record.event_id for record in records)).encode()).hexdigest()
-        with self._lock:
-            try:
-                self._client.insert(
-                    TABLES[kind],
-                    made,
-                    column_names=columns(kind),
-                    settings={"insert_deduplication_token": token, "async_insert": 0},
-                )
-            except (ClickHouseError, OSError) as error:
-                raise Retry(
-                    f"the store did not take {len(records)} rows for {TABLES[kind]}: {_first(error)}"
-                ) from error
+    def write(self, records: Sequence[Record]) -> None:
+        """Insert records of any kind, one insert a table. Idempotent: what was written before a failure may come again.
+
+        Raises Invalid, before anything is written, for what may not be stored or does not fit its column; Retry when
+        the store is away or at its limits.
+        """
+        for kind, group in grouped(records).items():
+            days = self.settings.control_days if kind in CONTROL else self.settings.retention_days
+            self._insert(kind, [row(record, days) for record in group])
+
+    def _insert(self, kind: type[Record], rows: list[list[Any]]) -> None:
+        settings = {
+            "insert_deduplication_token": hashlib.sha256(repr(rows).encode()).hexdigest(),
+            "async_insert": 0,
+            "max_partitions_per_insert_block": 0,
+        }
+        try:
+            with self._lock, temporary_files_in(self._scratch):
+                self._client.insert(TABLES[kind], rows, column_names=columns(kind), settings=settings)
+        except DataError as error:
+            raise Invalid("unstorable", f"{TABLES[kind]}: {first_line(error)}") from error
+        except (ClickHouseError, OSError) as error:
+            raise Retry(
+                f"{self.settings.place} did not take {len(rows)} rows for {TABLES[kind]}: {first_line(error)}"
+            ) from error
 
     def select(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Result:
-        """A query of the product's own."""
-        with self._lock:
-            try:
-                found = self._client.query(sql, parameters=dict(parameters or {}))
-            except ClickHouseError as error:
-                raise Retry(f"the store did not answer: {_first(error)}") from error
-        return Result(list(found.column_names), [list(row) for row in found.result_rows])
-
-    def query(self, sql: str) -> Result:
-        """An analyst's query: one read-only statement within bounds. UsageError says what is wrong with it."""
-        text = sql.strip().rstrip(";").strip()
-        if not text or ";" in _LITERALS.sub("", text):
-            raise UsageError("one statement is expected, e.g. SELECT count() FROM turns_current")
-        client = open_client(self.settings, self.settings.database, ANALYST | {"readonly": 1})
+        """A query of the product's own. Raises Retry when the store is away."""
         try:
-            found = client.query(text)
-        except ClickHouseError as error:
-            raise UsageError(_first(error)) from error
+            with self._lock:
+                found = self._client.query(sql, parameters=dict(parameters or {}))
+        except (ClickHouseError, OSError) as error:
+            raise Retry(f"{self.settings.place} did not answer: {first_line(error)}") from error
+        return Result(list(found.column_names), [list(one) for one in found.result_rows])
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Result:
+        """An analyst's query: one statement that reads, within bounds (see ``analyst``).
+
+        Raises UsageError that says what is wrong with it, Retry when the store is away.
+        """
+        text = analyst.check(sql, self._table_functions())
+        client = open_client(self.settings, self.settings.database, analyst.BOUNDS)
+        try:
+            found = client.query(text, parameters=dict(parameters or {}))
+        except (ClickHouseError, OSError) as error:
+            if isinstance(error, OSError) or type(error) is OperationalError:
+                raise Retry(f"{self.settings.place} did not answer: {first_line(error)}") from error
+            raise UsageError(first_line(error)) from error
         finally:
             client.close()
-        return Result(list(found.column_names), [list(row) for row in found.result_rows])
+        return Result(list(found.column_names), [list(one) for one in found.result_rows])
+
+    def _table_functions(self) -> list[str]:
+        return [str(one[0]) for one in self.select("SELECT name FROM system.table_functions").rows]
 
     def named(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
         """The rows of ``queries/<query>.sql``."""
         result = self.select(_query(query), parameters)
-        return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+        return [dict(zip(result.columns, one, strict=True)) for one in result.rows]
 
     def labelled(self, tenant: str, agent: str) -> list[dict[str, Any]]:
         """Samples with their newest label that may be trained on."""
         return self.named("labelled_samples", tenant=tenant, agent=agent)
 
     def ledger(self) -> Result:
-        """The ledger by minute and tenant."""
+        """By minute and tenant: accepted = stored + quarantined + dropped, and the difference."""
         return self.select(
             "SELECT tenant, minute, accepted, stored, quarantined, dropped, difference FROM ledger_current "
             "ORDER BY minute, tenant"
@@ -150,38 +130,56 @@ class Store:
 
     def counts(self) -> dict[str, int]:
         """Current rows by table."""
-        return {t: int(self.select(f"SELECT count() FROM {t}_current").rows[0][0]) for t in TABLES.values()}  # noqa: S608  # names are ours
+        parts = (f"SELECT '{t}' AS name, count() AS rows FROM {t}_current" for t in TABLES.values() if t != "ledger")  # noqa: S608  # names are ours
+        every = " UNION ALL ".join([*parts, "SELECT 'ledger', count() FROM ledger FINAL"])
+        return {str(name): int(count) for name, count in self.select(every).rows}
 
     def erase_subject(self, tenant: str, subject: str) -> tuple[dict[str, int], list[str], list[str]]:
-        """Delete a subject's rows for good; returns rows by table, dataset versions and models that learnt from them."""
-        reach = self.named("erasure_reach", tenant=tenant, subject=subject)
-        deleted: dict[str, int] = {}
-        where = "tenant = {tenant:String} AND subject_hash = {subject:String}"
-        values = {"tenant": tenant, "subject": subject}
-        for kind, table in TABLES.items():
-            if table in ("erasures", "ledger"):
-                continue
-            found = int(self.select(f"SELECT count() FROM {table} WHERE {where}", values).rows[0][0])  # noqa: S608  # names are ours
-            if found:
-                self._delete(table, where, values)
-                deleted[TABLES[kind]] = found
-        models = sorted({model for row in reach for model in row["models"] if model})
-        return deleted, [row["dataset_id"] for row in reach], models
+        """Delete a person's rows for good: records deleted by table, dataset versions and models that held them.
 
-    def _delete(self, table: str, where: str, values: dict[str, str]) -> None:
-        with self._lock:
-            self._client.command(f"DELETE FROM {table} WHERE {where}", parameters=values)  # noqa: S608  # names are ours
-            self._client.command(f"ALTER TABLE {table} APPLY DELETED MASK SETTINGS mutations_sync = 1")
+        Idempotent; when it is interrupted (Retry) it is run again. Raises UsageError for the empty subject.
+        """
+        return erase_subject(self, tenant, subject)
+
+    def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """A change of the product's own. Raises Retry when the store is away."""
+        try:
+            with self._lock:
+                self._client.command(sql, parameters=dict(parameters or {}))
+        except (ClickHouseError, OSError) as error:
+            raise Retry(f"{self.settings.place} did not do it: {first_line(error)}") from error
 
     def materialise_retention(self) -> None:
-        """Drop rows past their retention now; the embedded engine deletes only while it runs."""
+        """Drop rows past their retention now: the embedded engine's merges delete only while a process runs it."""
+        past = "stored_time + toIntervalDay(retention_days) <= now()"
         for table in TABLES.values():
-            with self._lock:
-                self._client.command(f"OPTIMIZE TABLE {table} FINAL")
+            if self.select(f"SELECT 1 FROM {table} WHERE {past} LIMIT 1").rows:  # noqa: S608  # names are ours
+                self.command(f"ALTER TABLE {table} DELETE WHERE {past} SETTINGS mutations_sync = 1")
 
     def close(self) -> None:
         """Let go of the database."""
         self._client.close()
+
+
+def _open(settings: StoreSettings) -> Client:
+    """A client of the database, which is made when it is not there: Atomic, also where the default is another."""
+    first = open_client(settings)
+    try:
+        first.command(f"CREATE DATABASE IF NOT EXISTS {_name(settings.database)} ENGINE = Atomic")
+    except (ClickHouseError, OSError) as error:
+        raise meaning(error, settings) from error
+    finally:
+        first.close()
+    return open_client(settings, settings.database)
+
+
+def _make_folder(settings: StoreSettings) -> None:
+    if settings.path is None or settings.url:
+        return
+    try:
+        settings.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"{settings.path}: {error.strerror}: name a data folder that can be written") from error
 
 
 @cache
@@ -190,10 +188,6 @@ def _query(name: str) -> str:
 
 
 def _name(database: str) -> str:
-    if not database.replace("_", "").isalnum():
+    if not (database.isascii() and database.isidentifier()):
         raise UsageError(f"store.database: {json.dumps(database)} is not a database name (letters, digits, _)")
     return database
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__

@@ -1,13 +1,14 @@
 """How records become rows: one table for each record that is stored, columns named like the record's fields.
 
 The nested redaction envelope is flattened (``redaction_policy``, ``redaction_detector``, ``redaction_counts``); every
-row gets a ``version`` from the event itself, never from the time of writing, so that a redelivery meets its twin, and
-``retention_days``, fixed when it is written.
+row gets a ``version`` from the event itself, never from the time of writing, and ``retention_days``, fixed when it is
+stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from schemas import events
@@ -34,39 +35,52 @@ TABLES: dict[type[Record], str] = {
 }
 """Every stored record and its table."""
 
+CONTROL = frozenset({
+    events.Alarm, events.Trigger, events.DatasetVersion, events.Job, events.Evaluation, events.Deployment,
+    events.Erasure,
+})  # fmt: skip
+"""What the flywheel decided: a retention of its own, so that a model's history outlives the texts behind it."""
+
 EXTRA = ("version", "retention_days")
+_ENVELOPE = ("redaction_policy", "redaction_detector", "redaction_counts")
 
 
 def columns(record: type[Record]) -> list[str]:
-    """The column names of a record's table, in order."""
+    """The columns of a record's table that are written, in order; ``stored_time`` is the table's own."""
     names: list[str] = []
     for name in record.model_fields:
-        if name == "redaction":
-            names += ["redaction_policy", "redaction_detector", "redaction_counts"]
-        else:
-            names.append(name)
+        names += _ENVELOPE if name == "redaction" else (name,)
     return [*names, *EXTRA]
 
 
-def rows(records: Sequence[Record], retention_days: int) -> list[list[Any]]:
-    """The records, all of one kind, as rows. Raises Invalid for text without a redaction envelope."""
-    return [_row(record, retention_days) for record in records]
+def grouped(records: Sequence[Record]) -> dict[type[Record], list[Record]]:
+    """The records by kind. Raises Invalid for one that may not be stored."""
+    groups: dict[type[Record], list[Record]] = {}
+    for record in records:
+        kind = type(record)
+        if kind not in TABLES:
+            raise Invalid("not_clean", f"{kind.__name__} {record.event_id} belongs to the raw zone: it is never stored")
+        if isinstance(record, Clean) and not record.redaction.policy_version:
+            raise Invalid("no_redaction", f"{kind.__name__} {record.event_id} carries no redaction envelope")
+        groups.setdefault(kind, []).append(record)
+    return groups
 
 
-def _row(record: Record, retention_days: int) -> list[Any]:
+def row(record: Record, retention_days: int) -> list[Any]:
+    """A record as a row of its table."""
     values: list[Any] = []
-    for name, value in record.__dict__.items():
+    held = record.__dict__
+    for name in type(record).model_fields:
+        value = held[name]
         if name == "redaction":
             values += [value.policy_version, value.detector, value.counts]
         else:
             values.append(_sound(value))
-    if isinstance(record, Clean) and not record.redaction.policy_version:
-        raise Invalid("no_redaction", f"{type(record).__name__} {record.event_id} carries no redaction envelope")
     return [*values, version_of(record), retention_days]
 
 
 def _sound(value: Any) -> Any:
-    """Lone surrogates cannot be stored."""
+    """Lone surrogates cannot be stored: they become question marks."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
@@ -77,9 +91,16 @@ def _sound(value: Any) -> Any:
 
 
 def version_of(record: Record) -> int:
-    """Which of two rows with one key is newer: a turn by what it has gathered, all others by event time."""
+    """Which of two rows with one key is newer: from the event alone, so that a redelivery meets its twin.
+
+    A turn counts by what it has gathered, an outcome by its revision, all others by event time in milliseconds.
+    """
     if isinstance(record, events.Turn):
-        return int((record.end_time - EPOCH).total_seconds() * 1000) * 10_000 + min(9_999, record.tool_calls)
+        return max(0, _millis(record.end_time)) * 10_000 + min(9_999, record.tool_calls)
     if isinstance(record, events.Outcome):
-        return record.revision
-    return int((record.event_time - EPOCH).total_seconds() * 1000)
+        return max(0, record.revision)
+    return max(0, _millis(record.event_time))
+
+
+def _millis(time: datetime) -> int:
+    return (time - EPOCH) // timedelta(milliseconds=1)

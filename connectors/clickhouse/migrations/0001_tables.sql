@@ -1,6 +1,7 @@
 -- The first tables. Rows come at least once and are complete: the newest version of a key wins when parts merge,
 -- and the *_current views read that way at once. Keys and partitions come from the event alone, so that a row that is
--- delivered again meets its twin. Retention is a number of days fixed in the row; merges drop what is past it.
+-- delivered again meets its twin. Retention is a number of days fixed in the row and counts from when it was stored,
+-- so that neither an imported history nor a wrong clock changes it; merges drop what is past it.
 
 CREATE TABLE IF NOT EXISTS spans (
     schema_version UInt16,
@@ -41,6 +42,7 @@ CREATE TABLE IF NOT EXISTS spans (
     attributes Map(LowCardinality(String), String) CODEC(ZSTD(3)),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_trace trace_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_session session_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
@@ -48,7 +50,7 @@ CREATE TABLE IF NOT EXISTS spans (
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), trace_id, span_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS signals (
@@ -76,6 +78,7 @@ CREATE TABLE IF NOT EXISTS signals (
     attributes Map(LowCardinality(String), String) CODEC(ZSTD(3)),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_trace trace_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_session session_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
@@ -83,7 +86,7 @@ CREATE TABLE IF NOT EXISTS signals (
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS turns (
@@ -116,9 +119,10 @@ CREATE TABLE IF NOT EXISTS turns (
     output_tokens Int64 CODEC(T64, ZSTD(1)),
     logprob_top1 Nullable(Float64),
     logprob_top2 Nullable(Float64),
-    error String CODEC(ZSTD(1)),
+    error String CODEC(ZSTD(3)),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_trace trace_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_session session_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
@@ -126,7 +130,7 @@ CREATE TABLE IF NOT EXISTS turns (
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), turn_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS scores (
@@ -152,6 +156,7 @@ CREATE TABLE IF NOT EXISTS scores (
     retrieval_score Nullable(Float64),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_trace trace_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_session session_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
@@ -159,7 +164,7 @@ CREATE TABLE IF NOT EXISTS scores (
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), turn_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS outcomes (
@@ -181,10 +186,11 @@ CREATE TABLE IF NOT EXISTS outcomes (
     cause LowCardinality(String),
     cause_confidence Float64,
     evidence Array(String),
-    expected String CODEC(ZSTD(1)),
+    expected String CODEC(ZSTD(3)),
     session_value Nullable(Int64),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_trace trace_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_session session_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
@@ -192,7 +198,7 @@ CREATE TABLE IF NOT EXISTS outcomes (
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), turn_id, event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS alarms (
@@ -215,12 +221,13 @@ CREATE TABLE IF NOT EXISTS alarms (
     sessions Int64 CODEC(T64, ZSTD(1)),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS samples (
@@ -248,13 +255,14 @@ CREATE TABLE IF NOT EXISTS samples (
     cluster String CODEC(ZSTD(1)),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_session session_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS labels (
@@ -270,18 +278,19 @@ CREATE TABLE IF NOT EXISTS labels (
     consent_train Bool,
     sample_id String CODEC(ZSTD(1)),
     turn_id String CODEC(ZSTD(1)),
-    value String CODEC(ZSTD(1)),
+    value String CODEC(ZSTD(3)),
     rater LowCardinality(String),
     rubric_version LowCardinality(String),
     received_time DateTime64(6, 'UTC') CODEC(Delta(8), ZSTD(1)),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), sample_id, rater, event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS triggers (
@@ -299,15 +308,16 @@ CREATE TABLE IF NOT EXISTS triggers (
     labels Int64 CODEC(T64, ZSTD(1)),
     expected_gain Float64,
     cost Float64,
-    reason LowCardinality(String),
+    reason String CODEC(ZSTD(3)),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS dataset_versions (
@@ -328,12 +338,13 @@ CREATE TABLE IF NOT EXISTS dataset_versions (
     subjects Array(String),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS jobs (
@@ -355,12 +366,13 @@ CREATE TABLE IF NOT EXISTS jobs (
     message String CODEC(ZSTD(3)),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS evaluations (
@@ -385,12 +397,13 @@ CREATE TABLE IF NOT EXISTS evaluations (
     slices Map(LowCardinality(String), Float64),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS deployments (
@@ -406,16 +419,17 @@ CREATE TABLE IF NOT EXISTS deployments (
     incumbent String CODEC(ZSTD(1)),
     state LowCardinality(String),
     weight Float64,
-    reason LowCardinality(String),
+    reason String CODEC(ZSTD(3)),
     evidence Map(LowCardinality(String), Float64),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS erasures (
@@ -431,12 +445,13 @@ CREATE TABLE IF NOT EXISTS erasures (
     models Array(String),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS dead_letters (
@@ -456,12 +471,13 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     received_time DateTime64(6, 'UTC') CODEC(Delta(8), ZSTD(1)),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
 CREATE TABLE IF NOT EXISTS ledger (
@@ -476,10 +492,11 @@ CREATE TABLE IF NOT EXISTS ledger (
     count Int64 CODEC(T64, ZSTD(1)),
     version UInt64,
     retention_days UInt16,
+    stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
     INDEX by_subject subject_hash TYPE bloom_filter(0.001) GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(event_time)
 PRIMARY KEY (tenant, agent, toStartOfHour(event_time))
 ORDER BY (tenant, agent, toStartOfHour(event_time), entry, event_id)
-TTL toDateTime(event_time) + toIntervalDay(retention_days) DELETE
+TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;

@@ -5,20 +5,20 @@ SELECT
     s.session_id AS session_id,
     s.subject_hash AS subject_hash,
     s.input AS text,
-    l.value AS label,
+    l.newest.1 AS label,
     s.output AS output,
     s.model_version AS model_version,
     s.reason AS reason,
     s.propensity AS propensity,
     s.verdict AS verdict,
-    l.rater AS rater,
+    l.newest.2 AS rater,
     s.event_time AS time
 FROM samples AS s FINAL
 INNER JOIN (
-    SELECT sample_id, argMax(value, event_time) AS value, argMax(rater, event_time) AS rater
+    SELECT sample_id, argMax((value, rater, consent_train), (event_time, event_id)) AS newest
     FROM labels FINAL
     WHERE tenant = {tenant:String} AND agent = {agent:String}
     GROUP BY sample_id
 ) AS l ON l.sample_id = s.event_id
-WHERE s.tenant = {tenant:String} AND s.agent = {agent:String} AND s.consent_train
+WHERE s.tenant = {tenant:String} AND s.agent = {agent:String} AND s.consent_train AND l.newest.3
 ORDER BY s.event_time, s.event_id

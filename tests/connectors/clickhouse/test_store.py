@@ -1,220 +1,151 @@
-"""The store: rows once whatever is delivered, bounded questions, honest counts, erasure for good."""
+"""The store: the newest state is shown, the ledger is honest, erasure and retention are for good."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
-import pytest
-
-from connectors.clickhouse.migrate import FOLDER, migrate, statements
-from connectors.clickhouse.sink import ClickHouseSink
-from connectors.clickhouse.store import Store, open_client
-from connectors.clickhouse.tables import TABLES, columns
+from connectors.clickhouse.store import Store
+from connectors.clickhouse.tables import TABLES
 from schemas import events
-from schemas.errors import Invalid, Refused, Retry, UsageError
-from schemas.events import Record, Redaction
+from tests.connectors.clickhouse.records import MINUTE, NOW, count, label, ledger_entry, sample, span, sums
 from tests.schemas.test_contract import example
-from tests.store import settings, temporary_store
-
-NOW = datetime(2026, 1, 5, 8, 0, 30, tzinfo=UTC)
-CLEAN = Redaction(policy_version="1", detector="d", counts={"EMAIL": 2})
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Store]:
-    with temporary_store() as store:
-        yield store
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with temporary_store() as made:
-        yield made
-
-
-def span(number: int, **fields: Any) -> events.Span:
-    values = {"trace_id": "t", "span_id": f"s{number}", "session_id": "x", "received_time": NOW, "tenant": "t"}
-    base = {"event_id": f"span{number}", "agent": "a", "event_time": NOW, "redaction": CLEAN}
-    return events.Span(**(base | values | fields))
-
-
-def count(store: Store, view: str) -> int:
-    return int(store.select(f"SELECT count() FROM {view}").rows[0][0])
-
-
-@pytest.mark.parametrize(("kind", "table"), TABLES.items())
-def test_columns_mirror_the_record_and_rows_come_back(shared: Store, kind: type[Record], table: str) -> None:
-    found = shared.select(f"SELECT name FROM system.columns WHERE database = currentDatabase() AND table = '{table}'")
-    assert {row[0] for row in found.rows} == set(columns(kind))
-    ClickHouseSink(shared).write([example(kind)])
-    assert count(shared, table) == 1
-    row = shared.select(f"SELECT * FROM {table}_current").rows
-    assert len(row) == 1
-
-
-def test_every_delivery_leaves_one_row(store: Store) -> None:
-    sink, spans = ClickHouseSink(store), [span(n) for n in range(40)]
-    rng = random.Random(5)
-    for _ in range(12):
-        first = rng.randrange(40)
-        sink.write(spans[first : first + rng.randrange(1, 20)])
-    sink.write(spans)
-    assert count(store, "spans_current") == 40
-
-
-def test_text_without_an_envelope_is_refused(store: Store) -> None:
-    naked = span(1, redaction=Redaction(policy_version="", detector=""))
-    with pytest.raises(Invalid, match="redaction envelope"):
-        ClickHouseSink(store).write([span(0), naked])
-    assert count(store, "spans") == 0
-
-
-def test_the_newest_revision_and_state_win(store: Store) -> None:
-    outcome = example(events.Outcome)
-    job = example(events.Job)
-    ClickHouseSink(store).write([
+def test_the_newest_revision_and_state_win_whatever_comes_last(shared: Store, tenant: str) -> None:
+    outcome, job, release = (
+        example(kind).model_copy(update={"tenant": tenant}) for kind in (events.Outcome, events.Job, events.Deployment)
+    )
+    shared.write([
         outcome.model_copy(update={"event_id": "o1", "revision": 1, "verdict": "failure"}),
         outcome.model_copy(update={"event_id": "o0", "revision": 0, "verdict": "success"}),
         job.model_copy(update={"event_id": "j2", "state": "running"}),
         job.model_copy(update={"event_id": "j1", "state": "queued"}),
+        release.model_copy(update={"event_id": "d2", "state": "live", "event_time": NOW + timedelta(hours=2)}),
+        release.model_copy(update={"event_id": "d1", "state": "canary", "event_time": NOW + timedelta(hours=1)}),
     ])  # fmt: skip
-    assert store.select("SELECT verdict FROM outcomes_current").rows == [["failure"]]
-    assert store.select("SELECT state FROM jobs_current").rows == [["running"]]
-    assert count(store, "jobs") == 2
+    for view, column, newest in (
+        ("outcomes", "verdict", "failure"),
+        ("jobs", "state", "running"),
+        ("deployments", "state", "live"),
+    ):
+        assert shared.select(f"SELECT {column} FROM {view}_current WHERE tenant = '{tenant}'").rows == [[newest]]
+        assert count(shared, view, tenant) == 2
 
 
-def ledger_entry(entry: str, number: int) -> events.LedgerEntry:
-    minute = NOW.replace(second=0)
-    return events.LedgerEntry(
-        event_id=entry, tenant="t", agent="a", event_time=minute, entry=entry, source="traces", count=number
-    )  # type: ignore[arg-type]  # the test's words are the record's
-
-
-def test_the_ledger_adds_up_and_shows_a_loss(store: Store) -> None:
-    sink = ClickHouseSink(store)
+def test_the_ledger_adds_up_and_shows_a_loss(shared: Store, tenant: str) -> None:
     dead = example(events.DeadLetter).model_copy(
-        update={"tenant": "t", "topic": "otlp_spans", "items": 2, "received_time": NOW}
+        update={"tenant": tenant, "topic": "otlp_spans", "items": 2, "received_time": NOW}
     )
-    implicit = example(events.Signal).model_copy(update={"tenant": "t"})
-    sink.write([ledger_entry("accepted", 9), ledger_entry("duplicate", 1), ledger_entry("dropped", 1), dead, implicit])
-    sink.write([span(n) for n in range(4)])
-    assert [row[2:] for row in store.ledger().rows] == [[8, 4, 2, 1, 1]]
-    sink.write([span(4)])
-    assert [row[2:] for row in store.ledger().rows] == [[8, 5, 2, 1, 0]]
+    later = dead.model_copy(update={"event_id": "other", "topic": "agent.turns"})
+    implicit = example(events.Signal).model_copy(update={"tenant": tenant})
+    entries = [ledger_entry(tenant, *pair) for pair in (("accepted", 10), ("duplicate", 1), ("dropped", 1))]
+    shared.write([*entries, dead, later, implicit])
+    assert sums(shared, tenant) == [[9, 0, 2, 1, 6]]
+    shared.write([span(n, tenant=tenant) for n in range(4)])
+    shared.write([label(1, tenant, received_time=NOW)])
+    assert sums(shared, tenant) == [[9, 5, 2, 1, 1]], "a planted loss must show"
+    signal = implicit.model_copy(update={"event_id": "explicit", "received_time": NOW})
+    shared.write([signal])
+    shared.write([signal, *entries, dead])
+    assert sums(shared, tenant) == [[9, 6, 2, 1, 0]], "redelivery counts nothing twice"
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "SELECT * FROM file('/etc/hostname')",
-        "INSERT INTO spans SELECT * FROM spans",
-        "DROP TABLE spans",
-        "CREATE TABLE x (a Int8) ENGINE = Memory",
-        "SET readonly = 0",
-        "SELECT 1 SETTINGS readonly = 0",
-        "SELECT 1; SELECT 2",
-        "SELECT 1 -- a comment\n; DROP TABLE spans",
-        "",
-        "SELECT nothing FROM nowhere",
-        "SELECT number FROM numbers(1000000)",
-    ],
-)
-def test_what_analysts_may_not(shared: Store, query: str) -> None:
-    with pytest.raises(UsageError):
-        shared.query(query)
+def test_every_minute_stands_for_itself(shared: Store, tenant: str) -> None:
+    after = MINUTE + timedelta(minutes=1)
+    shared.write([ledger_entry(tenant, "accepted", 1), ledger_entry(tenant, "accepted", 2, event_time=after)])
+    shared.write([span(n, tenant=tenant, received_time=after) for n in range(3)])
+    assert sums(shared, tenant) == [[1, 0, 0, 0, 1], [2, 3, 0, 0, -1]]
 
 
-def test_what_analysts_may(shared: Store) -> None:
-    assert shared.query("SELECT 'a;b' AS text, 1 AS n;").rows == [["a;b", 1]]
+def test_labelled_samples_are_joined_with_their_newest_label(shared: Store, tenant: str) -> None:
+    first = sample(1, tenant, input="text")
+    refused = sample(2, tenant, consent_train=False)
+    old = label(1, tenant, value="old", rater="one")
+    new = label(2, tenant, value="new", rater="two", event_time=old.event_time + timedelta(minutes=1))
+    unwilling = label(4, tenant, sample_id="s3", consent_train=False)
+    shared.write([first, refused, sample(3, tenant), new, old, label(3, tenant, sample_id="s2"), unwilling])
+    (row,) = shared.labelled(tenant, "a")
+    assert (row["sample_id"], row["text"], row["label"], row["rater"]) == ("s1", "text", "new", "two")
+    assert row["time"] == first.event_time
+    assert shared.labelled(tenant, "b") == []
+    assert shared.labelled("another", "a") == []
 
 
-def test_labelled_samples_are_joined_with_their_newest_label(store: Store) -> None:
-    sample = example(events.Sample).model_copy(update={"event_id": "s1", "tenant": "t", "agent": "a", "input": "text"})
-    refused = sample.model_copy(update={"event_id": "s2", "consent_train": False})
-    label = example(events.Label).model_copy(update={"tenant": "t", "agent": "a", "sample_id": "s1", "value": "old"})
-    newer = label.model_copy(
-        update={"event_id": "l2", "value": "new", "event_time": label.event_time + timedelta(minutes=1)}
+def test_samples_without_a_label_wait_in_the_queue(store: Store) -> None:
+    store.write([sample(n, "t") for n in range(3)])
+    store.write([label(1, "t")])
+    assert [row["sample_id"] for row in store.named("label_queue", limit=9)] == ["s0", "s2"]
+    assert [row["sample_id"] for row in store.named("label_queue", limit=1)] == ["s0"]
+
+
+def test_counts_are_of_what_is_current(store: Store) -> None:
+    store.write([span(1), span(2)])
+    store.write([span(2), ledger_entry("t", "accepted", 2)])
+    assert store.counts() == dict.fromkeys(TABLES.values(), 0) | {"spans": 2, "ledger": 1}
+
+
+def aged(store: Store, table: str, seconds: int) -> None:
+    """The clock cannot be set: the rows are made older."""
+    store.command(
+        f"ALTER TABLE {table} UPDATE stored_time = stored_time - INTERVAL {seconds} SECOND WHERE 1 "
+        "SETTINGS mutations_sync = 1"
     )
-    other = label.model_copy(update={"event_id": "l3", "sample_id": "s2"})
-    ClickHouseSink(store).write([sample, refused, newer, label, other])
-    (row,) = store.labelled("t", "a")
-    assert (row["sample_id"], row["text"], row["label"]) == ("s1", "text", "new")
-    assert store.labelled("t", "b") == []
-    assert [r["sample_id"] for r in store.named("label_queue", limit=9)] == []
 
 
-def test_erasure_leaves_nothing_and_names_the_models(store: Store) -> None:
-    mine = [span(n, subject_hash="me") for n in range(3)]
-    dataset = example(events.DatasetVersion).model_copy(
-        update={"tenant": "t", "dataset_id": "d1", "subjects": ["me", "you"]}
-    )
-    job = example(events.Job).model_copy(update={"tenant": "t", "dataset_id": "d1", "candidate": "m1"})
-    ClickHouseSink(store).write([*mine, span(9, subject_hash="you"), dataset, job])
-    deleted, datasets, models = store.erase_subject("t", "me")
-    assert deleted == {"spans": 3}
-    assert (datasets, models) == (["d1"], ["m1"])
-    assert store.select("SELECT subject_hash FROM spans").rows == [["you"]]
-    on_disk = store.select(
-        "SELECT sum(rows) FROM system.parts WHERE database = currentDatabase() AND table = 'spans' AND active"
-    )
-    assert on_disk.rows == [[1]]
+def test_retention_counts_from_storing_and_is_fixed_in_the_row(store: Store) -> None:
+    long_ago = NOW - timedelta(days=9_000)
+    short = Store(replace(store.settings, retention_days=2))
+    store.command("SYSTEM STOP TTL MERGES spans")
+    short.write([span(1), span(2, event_time=long_ago), example(events.Job)])
+    store.write([span(3), span(4, event_time=long_ago)])
+    aged(store, "jobs", 2 * 86_400 + 60)
+    aged(store, "spans", 2 * 86_400 - 2)
+    past = "SELECT count() FROM spans WHERE stored_time + toIntervalDay(retention_days) <= now()"
+    for _ in range(100):  # without merges nothing goes by itself: both are still there when they are past it
+        if store.select(past).rows == [[2]]:
+            break
+        time.sleep(0.1)
+    assert count(store, "spans_current") == 4
+    store.materialise_retention()
+    assert store.select("SELECT span_id FROM spans ORDER BY span_id").rows == [["s3"], ["s4"]]
+    assert count(store, "jobs", "a tenant") == 1, "what the flywheel decided is kept longer"
+    short.close()
 
 
-def test_retention_removes_what_is_past_it() -> None:
-    with temporary_store(retention_days=1) as store:
-        old = datetime.now(UTC) - timedelta(days=3)
-        ClickHouseSink(store).write([span(1, event_time=old), span(2, event_time=datetime.now(UTC))])
-        store.materialise_retention()
-        assert store.select("SELECT span_id FROM spans").rows == [["s2"]]
+def test_merges_remove_what_is_past_its_retention(store: Store) -> None:
+    short = Store(replace(store.settings, retention_days=0))
+    short.write([span(1)])
+    short.close()
+    store.write([span(2)])
+    store.command("OPTIMIZE TABLE spans FINAL")
+    assert store.select("SELECT span_id FROM spans").rows == [["s2"]]
 
 
-def test_lone_surrogates_are_stored_as_question_marks(store: Store) -> None:
-    ClickHouseSink(store).write([span(1, input="a\ud800b", attributes={"k\ud800": "v"})])
-    assert store.select("SELECT input, attributes FROM spans").rows == [["a?b", {"k?": "v"}]]
-
-
-def test_a_store_that_is_away_is_retried(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    client, sink = store._client, ClickHouseSink(store)
-
-    def away(*_: object, **__: object) -> None:
-        raise ConnectionError("refused")
-
-    monkeypatch.setattr(client, "insert", away)
-    with pytest.raises(Retry, match="spans"):
-        sink.write([span(1)])
-    monkeypatch.undo()
-    sink.write([span(1)])
+def test_an_expiring_minute_leaves_the_ledger_before_its_rows_do(store: Store) -> None:
+    short = Store(replace(store.settings, retention_days=1))
+    short.write([ledger_entry("t", "accepted", 2), span(1)])
+    store.write([ledger_entry("u", "accepted", 1), span(2, tenant="u")])
+    assert [row[0] for row in store.ledger().rows] == ["t", "u"]
+    aged(store, "spans", 23 * 3_600 + 60)
+    assert [row[0] for row in store.ledger().rows] == ["u"]
     assert count(store, "spans_current") == 1
+    short.close()
 
 
-def test_a_server_that_is_away_is_said_so() -> None:
-    with pytest.raises(Retry, match="server does not answer"):
-        open_client(replace(settings(), path=None, url="http://127.0.0.1:9"))
+def test_times_are_aware(shared: Store) -> None:
+    assert shared.query("SELECT toDateTime64('2026-01-05 08:00:00', 6, 'UTC')").rows == [
+        [datetime(2026, 1, 5, 8, tzinfo=UTC)]
+    ]
 
 
-def test_migrations_run_once(store: Store) -> None:
-    assert len(list(statements())) > 30
-    assert migrate(store._client) == 0
+def test_threads_write_and_ask_at_once(shared: Store, tenant: str) -> None:
+    def work(number: int) -> list[list[object]]:
+        shared.write([span(10 * number + n, tenant=tenant) for n in range(10)])
+        return shared.query(f"SELECT count() >= 10 FROM spans_current WHERE tenant = '{tenant}'").rows
 
-
-def test_a_changed_migration_is_refused(store: Store, tmp_path: Path) -> None:
-    for path in FOLDER.glob("*.sql"):
-        (tmp_path / path.name).write_text(path.read_text().replace("ZSTD(3)", "ZSTD(4)"))
-    with pytest.raises(Refused, match="0001_tables, statement 1, was changed"):
-        migrate(store._client, tmp_path)
-
-
-def test_a_newer_store_is_refused(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "0001_tables.sql").write_text((FOLDER / "0001_tables.sql").read_text())
-    with pytest.raises(Refused, match="newer Driftwheel"):
-        migrate(store._client, tmp_path)
-
-
-def test_an_interrupted_migration_goes_on(store: Store) -> None:
-    store._client.command("ALTER TABLE schema_migrations DELETE WHERE number = 2 SETTINGS mutations_sync = 1")
-    assert migrate(store._client) == sum(s.number == 2 for s in statements())
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(8))) == [[[1]]] * 8
+    assert count(shared, "spans_current", tenant) == 80
