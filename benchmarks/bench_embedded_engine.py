@@ -40,6 +40,7 @@ class Copy(Stage):
 
     def step(self, event: Event, state: KeyState) -> Iterable[Record]:
         """One record in, one out."""
+        del state
         yield LedgerEntry(
             event_id=event.event_id, tenant="t", agent="a", event_time=NOW, entry="accepted", source="x" * 950, count=1
         )

@@ -183,23 +183,34 @@ def to_request(conversation: Conversation) -> ExportTraceServiceRequest:
     return request
 
 
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """One span before it is one; ids in hexadecimal."""
+
+    trace: str
+    span_id: str
+    parent: str
+    name: str
+    start: datetime
+    end: datetime
+    attributes: dict[str, str]
+    failed: bool = False
+
+
 def _trace(scope: ScopeSpans, conversation: Conversation, index: int, exchange: Exchange) -> None:
     trace = identity("conversation", conversation.conversation_id, str(index))
     root = identity("span", trace, "root")[:16]
     end = exchange.steps[-1].time + timedelta(milliseconds=1)
-    attributes = {
-        "gen_ai.operation.name": "invoke_agent",
-        "gen_ai.response.model": conversation.model,
-    }
+    said = {"gen_ai.operation.name": "invoke_agent", "gen_ai.response.model": conversation.model}
     if exchange.text:
-        attributes["gen_ai.input.messages"] = _messages("user", exchange.text)
+        said["gen_ai.input.messages"] = _messages("user", exchange.text)
     if exchange.answer:
-        attributes["gen_ai.output.messages"] = _messages("assistant", exchange.answer)
-    _span(scope, conversation, trace, root, "", "invoke_agent", exchange.time, end, attributes)
+        said["gen_ai.output.messages"] = _messages("assistant", exchange.answer)
+    _add(scope, conversation, _Draft(trace, root, "", "invoke_agent", exchange.time, end, said))
     for number, step in enumerate(exchange.steps):
         span_id = identity("span", trace, str(number))[:16]
         name, made = _tool(step) if step.tool else _chat(step, conversation, exchange)
-        _span(scope, conversation, trace, span_id, root, name, step.time, step.time, made, failed=step.failed)
+        _add(scope, conversation, _Draft(trace, span_id, root, name, step.time, step.time, made, step.failed))
 
 
 def _chat(step: Step, conversation: Conversation, exchange: Exchange) -> tuple[str, dict[str, str]]:
@@ -221,21 +232,18 @@ def _tool(step: Step) -> tuple[str, dict[str, str]]:
     }
 
 
-def _span(
-    scope: ScopeSpans, conversation: Conversation, trace: str, span_id: str, parent: str, name: str,
-    start: datetime, end: datetime, attributes: dict[str, str], *, failed: bool = False,
-) -> None:  # fmt: skip
+def _add(scope: ScopeSpans, conversation: Conversation, draft: _Draft) -> None:
     common = {"gen_ai.conversation.id": conversation.conversation_id, "gen_ai.agent.name": conversation.agent}
     scope.spans.append(
         Span(
-            trace_id=bytes.fromhex(trace),
-            span_id=bytes.fromhex(span_id),
-            parent_span_id=bytes.fromhex(parent),
-            name=name,
-            start_time_unix_nano=_nanos(start),
-            end_time_unix_nano=_nanos(end),
-            attributes=[_attribute(key, value) for key, value in (common | attributes).items()],
-            status=Status(code=Status.STATUS_CODE_ERROR if failed else Status.STATUS_CODE_OK),
+            trace_id=bytes.fromhex(draft.trace),
+            span_id=bytes.fromhex(draft.span_id),
+            parent_span_id=bytes.fromhex(draft.parent),
+            name=draft.name,
+            start_time_unix_nano=_nanos(draft.start),
+            end_time_unix_nano=_nanos(draft.end),
+            attributes=[_attribute(key, value) for key, value in (common | draft.attributes).items()],
+            status=Status(code=Status.STATUS_CODE_ERROR if draft.failed else Status.STATUS_CODE_OK),
         )
     )
 

@@ -150,8 +150,7 @@ class TracesEndpoint:
         """Answer in the request's own encoding."""
         kind = media_type(request)
         try:
-            if kind not in (PROTOBUF, JSON):
-                raise HttpError(415, f"content-type: {kind[:60]!r} is not supported; send {PROTOBUF} or {JSON}")
+            _check_kind(kind)
             tenant = tenant_of(request)
             body = await read_body(request, self._max_body)
             rejected, why = await to_thread.run_sync(accept_traces, body, kind, tenant, self._clock(), self._log)
@@ -162,6 +161,11 @@ class TracesEndpoint:
         except Reject as error:
             return _status(503, str(error), kind, {"retry-after": str(max(1, round(error.retry_after)))})
         return _success(rejected, why, kind)
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in (PROTOBUF, JSON):
+        raise HttpError(415, f"content-type: {kind[:60]!r} is not supported; send {PROTOBUF} or {JSON}")
 
 
 def _success(rejected: int, why: str, kind: str) -> Response:

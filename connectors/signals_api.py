@@ -154,6 +154,11 @@ def append_bodies(bodies: list[Body], data: bytes, tenant: str, now: datetime, l
     log.append(entries)
 
 
+def _check_kind(request: Request) -> None:
+    if media_type(request) != JSON:
+        raise HttpError(415, f"content-type: send {JSON}")
+
+
 class FeedbackEndpoint:
     """The handler of ``/v1/signals`` (``SignalBody``) or ``/v1/labels`` (``LabelBody``)."""
 
@@ -170,8 +175,7 @@ class FeedbackEndpoint:
     async def __call__(self, request: Request) -> Response:
         """202 with the count, or what is wrong."""
         try:
-            if media_type(request) != JSON:
-                raise HttpError(415, f"content-type: send {JSON}")
+            _check_kind(request)
             tenant = tenant_of(request)
             data = await read_body(request, self._max_body)
             bodies = parse(data, self._model, self._key)

@@ -24,14 +24,14 @@ def bootstrap(
     rows: Sequence[tuple[str, str]],
     now: datetime,
     wait: Wait = time.sleep,
-    progress: Callable[[float], None] = lambda _share: None,
+    settings: DatasetSettings | None = None,
 ) -> list[Record]:
     """Train on (text, label) rows, wait for it, let it answer for the agent; the records for the log.
 
     What is held out of training guards every later model as golden rows. The same rows again train nothing and give
     the same records. Raises Refused when the rows cannot train a model, Retry when NeMo is away.
     """
-    dataset = _frozen(rows)
+    dataset = _frozen(rows, settings or DatasetSettings())
     group = group_name(tenant, agent)
     name, model = dataset_name(group, dataset.dataset_id), model_name(port.namespace, group, dataset.dataset_id)
     port.ensure_namespace()
@@ -39,8 +39,8 @@ def bootstrap(
     port.register_dataset(name)
     base = port.ensure_base(dataset.labels)
     remote = port.create_training(Training(f"{name}-1", name, base, model, {}))
-    _await(lambda: port.training_status(remote), wait, progress)
-    _await(lambda: _served(port, model), wait, progress)
+    _await(lambda: port.training_status(remote), wait)
+    _await(lambda: _served(port, model), wait)
     port.apply(group, Split(model))
     trigger = identity("bootstrap", tenant, agent, dataset.dataset_id)
     job = Job(
@@ -75,9 +75,9 @@ def bootstrap(
     return [version_record(dataset, tenant, agent, trigger, now), job, live]
 
 
-def _frozen(rows: Sequence[tuple[str, str]]) -> Dataset:
+def _frozen(rows: Sequence[tuple[str, str]], settings: DatasetSettings) -> Dataset:
     made = [_seed_row(text, label) for text, label in rows]
-    dataset = freeze(made, Replay(), DatasetSettings())
+    dataset = freeze(made, Replay(), settings)
     if len({row.label for row in dataset.train}) < 2:
         raise Refused(f"{len(rows)} seed rows leave fewer than two labels to train on: bring more rows")
     return dataset
@@ -105,10 +105,9 @@ def _served(port: NemoPort, model: str) -> RemoteStatus:
     return RemoteStatus("succeeded", 1.0) if port.ensure_deployed(model) else RemoteStatus("running", 1.0)
 
 
-def _await(look: Callable[[], RemoteStatus], wait: Wait, progress: Callable[[float], None]) -> None:
+def _await(look: Callable[[], RemoteStatus], wait: Wait) -> None:
     for _ in range(_LOOKS):
         status = look()
-        progress(status.progress)
         if status.state == "succeeded":
             return
         if status.ended:

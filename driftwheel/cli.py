@@ -44,14 +44,14 @@ def demo(
     text_column: Annotated[str, typer.Option(help="The column with the text.")] = "text",
     label_column: Annotated[str, typer.Option(help="The column with the label.")] = "label",
     seed: Annotated[int, typer.Option(help="Same seed, same run.")] = 1,
-    events: Annotated[int, typer.Option(min=400, help="Asks in all.")] = 4000,
+    events: Annotated[int, typer.Option(min=400, help="Asks in all.")] = 4400,
     speed: Annotated[float, typer.Option(min=0, help="Asks a second at most; 0: as fast as it goes.")] = 0,
     report: Annotated[Path, typer.Option(help="Where report.html and report.json go.")] = Path("driftwheel-report"),
     shift_labels: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of labels held back.")] = 0.3,
     shift_traffic: Annotated[
         float, typer.Option(min=0.01, max=1, help="Their share of the traffic after the shift.")
     ] = 0.4,
-    seed_rows: Annotated[int, typer.Option(min=20, help="Rows that train the first model.")] = 400,
+    seed_rows: Annotated[int, typer.Option(min=20, help="Rows that train the first model.")] = 300,
     wheel: Annotated[bool, typer.Option(help="--no-wheel: same world, no retraining.")] = True,
     shuffle_labels: Annotated[bool, typer.Option(help="Control: wrong labels must release nothing.")] = False,
     keep: Annotated[bool, typer.Option(help="Leave store and services up until Ctrl-C.")] = False,

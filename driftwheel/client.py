@@ -16,6 +16,7 @@ import httpx
 
 DEFAULT_URL = "http://127.0.0.1:4318"
 MAX_WAIT_SECONDS = 30.0
+BUSY = 503
 
 
 class DeliveryError(Exception):
@@ -66,7 +67,7 @@ class Client:
                 if response.is_success:
                     return
                 problem = f"HTTP {response.status_code}: {_reason(response)}"
-                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                if response.status_code != BUSY:
                     raise DeliveryError(f"{path}: {problem}")
                 pause = _retry_after(response)
             if attempt + 1 < self._attempts:

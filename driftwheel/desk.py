@@ -5,7 +5,7 @@ The embedded store has one owner process, so a second one must ask the first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -80,7 +80,7 @@ def _detail(response: httpx.Response) -> Any:
 
 
 @contextmanager
-def open_desk(config: Config) -> Iterator[Questions]:
+def open_desk(config: Config) -> Generator[Questions]:
     """The right desk for ``config.data_dir``."""
     folder = DataFolder(config.data_dir)
     owner = folder.owner()

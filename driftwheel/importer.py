@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from connectors.conversations import import_file as read_and_send
 from rich.console import Console
 from rich.progress import Progress
 
-from driftwheel.client import Client
+from driftwheel.client import Client, DeliveryError
 from driftwheel.config import Config
 from driftwheel.folder import DataFolder
 from driftwheel.tables import show_mapping
-from schemas.errors import UsageError
+from schemas.errors import Refused, UsageError
+
+SESSIONS_CLOSE = timedelta(hours=3)
 
 
 def import_file(config: Config, file: Path, endpoint: str | None, token: str, as_json: bool) -> None:
@@ -31,12 +33,15 @@ def import_file(config: Config, file: Path, endpoint: str | None, token: str, as
         def progress(done: int) -> None:
             bars.update(task, completed=done)
 
-        sent = read_and_send(file, send, progress)
+        try:
+            sent = read_and_send(file, send, progress)
+        except DeliveryError as error:
+            raise Refused(str(error)) from error
     show_mapping(sent, as_json=as_json)
 
 
 @contextmanager
-def _target(config: Config, endpoint: str | None, token: str) -> Iterator[Callable[[bytes], None]]:
+def _target(config: Config, endpoint: str | None, token: str) -> Generator[Callable[[bytes], None]]:
     owner = None if endpoint else DataFolder(config.data_dir).owner()
     url = endpoint or (owner.url if owner else None)
     token = token or config.gateway.token.get_secret_value()
@@ -46,10 +51,24 @@ def _target(config: Config, endpoint: str | None, token: str) -> Iterator[Callab
         return
     from driftwheel.product import Product
 
-    product = Product(config, clock=lambda: datetime.now(UTC), port=0, wheel=False)
+    clock = _Clock()
+    product = Product(config, clock=clock, port=0, wheel=False, models=False)
     try:
         with Client(product.url, token=token or None) as client:
             yield client.traces
-        product.settle(until_quiet=True)
+        product.settle()
+        clock.ahead = SESSIONS_CLOSE
+        product.settle()
     finally:
         product.close()
+
+
+class _Clock:
+    """The real clock, until it is set ahead so that sessions close."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        """Now."""
+        return datetime.now(UTC) + self.ahead

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from connectors.nemo.port import NemoPort
 from deploy.apply_release import ApplyRelease, ApplyReleaseSettings
 from deploy.dataset import Library
 from deploy.rollout import Rollout
 from deploy.run_jobs import RunJobs, RunJobsSettings
-from pydantic import TypeAdapter, ValidationError
-
 from driftwheel.config import Config
 from processors import PIPELINE
 from processors.redact import Redact

@@ -23,6 +23,7 @@ from connectors.quarantine import Quarantine
 from connectors.sink import Sink
 from connectors.sqlite_log import SqliteLog, SqliteLogSettings
 from deploy.bootstrap import bootstrap
+from deploy.run_jobs import RunJobs
 from driftwheel import api
 from driftwheel.cleaning import clean_texts
 from driftwheel.config import Config
@@ -33,7 +34,7 @@ from driftwheel.gateway import GatewaySettings, Server, create_app
 from driftwheel.keys import log_key, quarantine_key, redaction_key
 from driftwheel.library import StoreLibrary, open_store, table_of
 from driftwheel.nemo_process import NemoProcess
-from driftwheel.pipeline import check_stages, wheel_stages
+from driftwheel.pipeline import check_stages, stage_settings, wheel_stages
 from driftwheel.telemetry import Metrics
 from driftwheel.weights import minilm_folder
 from schemas.errors import Refused
@@ -184,7 +185,8 @@ class Product:
             raise Refused("a first model needs NeMo")
         texts = clean_texts(self._redact, [text for text, _ in rows], self.clock())
         seed = [(text, label) for text, (_, label) in zip(texts, rows, strict=True) if text]
-        records = bootstrap(self.nemo, TENANT, agent, seed, self.clock())
+        dataset = stage_settings(RunJobs, self.config).dataset
+        records = bootstrap(self.nemo, TENANT, agent, seed, self.clock(), settings=dataset)
         self.log.append([entry_of(record, self.clock()) for record in records])
         self.settle()
         return next(record.candidate for record in records if isinstance(record, Job))
@@ -204,7 +206,12 @@ def _is_loopback(host: str) -> bool:
 def wait_for_interrupt() -> None:
     """Until Ctrl-C or a request to terminate."""
     ended = threading.Event()
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    
+    def end(number: int, frame: object) -> None:
+        del number, frame
+        ended.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while not ended.wait(1):
             pass

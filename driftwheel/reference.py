@@ -11,8 +11,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
+from typer.core import TyperGroup
 from pydantic import BaseModel
 
 from driftwheel.cli import app
@@ -74,15 +74,15 @@ def reference() -> str:
 
 def _commands() -> Iterator[str]:
     root = typer.main.get_command(app)
-    yield from _command(root, click.Context(root, info_name="driftwheel"))
+    yield from _command(root, typer.Context(root, info_name="driftwheel"))
 
 
-def _command(command: click.Command, context: click.Context) -> Iterator[str]:
-    if isinstance(command, click.Group):
+def _command(command: Any, context: Any) -> Iterator[str]:
+    if isinstance(command, TyperGroup):
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             if child is not None:
-                yield from _command(child, click.Context(child, info_name=name, parent=context))
+                yield from _command(child, typer.Context(child, info_name=name, parent=context))
         return
     yield f"### `{context.command_path}`"
     yield ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -108,7 +108,7 @@ def _write(out: TextIO, records: Iterable[Record]) -> None:
 
 
 @contextmanager
-def _reader(source: str) -> Iterator[TextIO]:
+def _reader(source: str) -> Generator[TextIO]:
     if source == "-":
         yield sys.stdin
         return
@@ -122,7 +122,7 @@ def _reader(source: str) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _writer(target: str) -> Iterator[TextIO]:
+def _writer(target: str) -> Generator[TextIO]:
     if target == "-":
         yield sys.stdout
         return

@@ -264,7 +264,14 @@ def raw_signal(one: Feedback) -> Message:
         event_id=identity("raw", one.turn_id, one.name), tenant=TENANT, agent=AGENT, event_time=one.time,
         payload=json.dumps(body),
     )  # fmt: skip
-    return Message(SIGNALS_RAW.name, 0, f"{TENANT}/{AGENT}", codec.encode(record), one.time, {"tenant": TENANT, "ledger": "gateway"})
+    return Message(
+        SIGNALS_RAW.name,
+        0,
+        f"{TENANT}/{AGENT}",
+        codec.encode(record),
+        one.time,
+        {"tenant": TENANT, "ledger": "gateway"},
+    )
 
 
 def _made(record: type[Record], defaults: dict[str, Any], given: dict[str, Any]) -> Any:

@@ -59,7 +59,8 @@ class Agent:
 
     def answers(self, model: str, messages: Sequence[tuple[str, str, str]]) -> list[Answer]:
         """Answers to (session id, turn id, text), in order."""
-        return list(self._pool.map(lambda message: self._answer(model, *message), messages))
+        futures = [self._pool.submit(self._answer, model, *message) for message in messages]
+        return [future.result() for future in futures]
 
     def _answer(self, model: str, session_id: str, turn_id: str, text: str) -> Answer:
         body: dict[str, Any] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -37,8 +37,9 @@ WINDOW = 200
 STEP = 20
 LABEL_BUDGET = 600
 PACE: dict[str, dict[str, Any]] = {
-    "curate": {"budget": LABEL_BUDGET, "focus": 0.9},
-    "plan": {"labels": 420},
+    "curate": {"budget": LABEL_BUDGET, "focus": 0.8, "random_share": 0.4},
+    "plan": {"labels": 540},
+    "run_jobs": {"dataset": {"validation": 0.03, "test": 0.12}},
 }
 """A world of a few thousand asks has to spend its labels sooner than a year of traffic would."""
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -126,7 +127,7 @@ def run_demo(config: Config, options: DemoOptions, console: Console) -> DemoOutc
 
 
 @contextmanager
-def _folder(options: DemoOptions) -> Iterator[Path]:
+def _folder(options: DemoOptions) -> Generator[Path]:
     if options.data_dir is not None:
         if options.data_dir.exists() and any(options.data_dir.iterdir()):
             raise UsageError(f"{options.data_dir} is not empty: the demo starts from nothing; name a new folder")
@@ -195,9 +196,9 @@ class _Run:
     def _exchange(self, messages: list[tuple[Ask, int, datetime, str]]) -> list[Exchange]:
         asked = [(a.session_id, turn_id_of(a.session_id, number), text) for a, number, _, text in messages]
         answers = self.agent.answers(AGENT, asked)
-        for ask, *_ in messages:
+        for (ask, *_), (_, turn_id, _) in zip(messages, asked, strict=True):
             self.planted.update(ask.personal)
-            self.truths[ask.session_id] = ask.truth
+            self.truths[turn_id] = ask.truth
         return [Exchange(*message, answer) for message, answer in zip(messages, answers, strict=True)]
 
     def _count(self, exchanges: list[Exchange]) -> None:
@@ -215,7 +216,7 @@ class _Run:
                 "agent": AGENT,
                 "sample_id": sample["sample_id"],
                 "turn_id": sample["turn_id"],
-                "value": self.reviewer.label(sample["sample_id"], self.truths[sample["session_id"]]),
+                "value": self.reviewer.label(sample["sample_id"], self.truths[sample["turn_id"]]),
                 "rater": "reviewer-1",
                 "time": self.clock().isoformat(),
             }

@@ -70,7 +70,10 @@ def _say(record: Record) -> tuple[str, str] | None:
             where = f"answers {record.category}" if record.category else "all answers"
             change = f"sessions that failed {record.baseline:.0%} before, {record.current:.0%} now"
             model = record.model_version.rpartition("/")[2]
-            return "alarm", f"{where} of {model}: {change}; {record.detector} {record.statistic:.1f} over {record.threshold:.1f}"
+            return (
+                "alarm",
+                f"{where} of {model}: {change}; {record.detector} {record.statistic:.1f} over {record.threshold:.1f}",
+            )
         case Trigger():
             return "trigger: fine-tune", record.reason
         case Job() if record.state in {"passed", "refused", "failed"}:

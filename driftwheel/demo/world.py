@@ -26,11 +26,11 @@ class WorldSettings:
     """``shift_at`` and the shares are fractions of 1; ``seed_rows`` train the first model."""
 
     seed: int = 1
-    events: int = 4000
-    shift_at: float = 0.35
+    events: int = 4400
+    shift_at: float = 0.32
     shift_labels: float = 0.3
     shift_traffic: float = 0.4
-    seed_rows: int = 400
+    seed_rows: int = 300
     plant: float = 0.03
 
 

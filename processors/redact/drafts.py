@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from schemas.events import Clean
 
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class Draft:
@@ -49,13 +50,14 @@ class Draft:
 
 
 def settled_time(time: datetime | None, received: datetime, skew: float) -> tuple[datetime, str]:
-    """A producer's time, or the time of acceptance when the clock is off by more than ``skew`` seconds.
+    """A producer's time, or the time of acceptance when it is more than ``skew`` seconds in the future, or no time.
 
-    The second value is by how many seconds it was off, '' when it was kept.
+    The past is kept: late data and recordings are of their own time. The second value is by how many seconds a clock
+    that cannot be right was off, '' when its time was kept.
     """
     if time is None:
         return received, ""
-    if abs(time - received) <= timedelta(seconds=skew):
+    if EARLIEST <= time <= received + timedelta(seconds=skew):
         return time, ""
     return received, str(round((time - received).total_seconds()))
 

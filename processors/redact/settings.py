@@ -40,7 +40,7 @@ class RedactSettings:
     max_text: int = 2_000_000
     require_consent: bool = False
     hold: float = 10.0
-    remember: float = 900.0
+    remember: float = 86_400.0
     max_skew: float = 86_400.0
     cache: int = 100_000
 
