@@ -5,7 +5,7 @@ The embedded store has one owner process, so a second one must ask the first.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Protocol
 

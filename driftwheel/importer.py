@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from connectors.conversations import import_file as read_and_send
 from rich.console import Console
 from rich.progress import Progress
 
+from connectors.conversations import import_file as read_and_send
 from driftwheel.client import Client, DeliveryError
 from driftwheel.config import Config
 from driftwheel.folder import DataFolder

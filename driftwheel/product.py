@@ -206,7 +206,7 @@ def _is_loopback(host: str) -> bool:
 def wait_for_interrupt() -> None:
     """Until Ctrl-C or a request to terminate."""
     ended = threading.Event()
-    
+
     def end(number: int, frame: object) -> None:
         del number, frame
         ended.set()

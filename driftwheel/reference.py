@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 from pydantic import BaseModel
+from typer.core import TyperGroup
 
 from driftwheel.cli import app
 from driftwheel.config import Config

@@ -10,6 +10,7 @@ from schemas.events import Clean
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
+
 @dataclass(slots=True)
 class Draft:
     """A record before redaction.
