@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from connectors.conversations import import_file as read_and_send
+from connectors.conversations import iter_conversations
 from driftwheel.client import Client, DeliveryError
 from driftwheel.config import Config
 from driftwheel.folder import DataFolder
@@ -24,11 +25,9 @@ def import_file(config: Config, file: Path, endpoint: str | None, token: str, as
     """Send every conversation: to ``endpoint``, else to the product that has the folder open, else to our own."""
     if not file.is_file():
         raise UsageError(f"{file} is not a file")
-    with (
-        _target(config, endpoint, token) as send,
-        Progress(console=Console(stderr=True), transient=True) as bars,
-    ):
-        task = bars.add_task("conversations", total=None)
+    total = sum(1 for _ in iter_conversations(file))  # the whole file is read first: a bad line imports nothing
+    with _target(config, endpoint, token) as send, Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("conversations", total=total)
 
         def progress(done: int) -> None:
             bars.update(task, completed=done)

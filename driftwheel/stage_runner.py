@@ -48,7 +48,9 @@ def run_stage(config: Config, name: str, source: str, target: str) -> None:
         for batch in _batches(_messages(stage, source, lines)):
             last = max(last, *(message.time for message in batch))
             _write(out, stage.process(batch, store))
-        _write(out, stage.expire(store, last + timedelta(days=2)))
+        end = last + timedelta(days=2)
+        while store.due(end):
+            _write(out, stage.expire(store, end))
 
 
 def _find(config: Config, name: str) -> Stage:
@@ -87,7 +89,8 @@ def _message(topic: str, record: Any, number: int, source: str) -> Message:
         made = codec.validate(kind, record)
     except Invalid as error:
         raise UsageError(f"{source}, line {number}: {error}") from error
-    return Message(topic, number, "", codec.encode(made), made.event_time)
+    time = max(made.event_time, getattr(made, "received_time", EPOCH))
+    return Message(topic, number, "", codec.encode(made), time)
 
 
 def _batches(messages: Iterator[Message]) -> Iterator[list[Message]]:

@@ -16,10 +16,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from rich.console import Console
 
 from driftwheel.client import Client
-from driftwheel.config import Config
+from driftwheel.config import Config, RedactConfig
 from driftwheel.demo import leaks
 from driftwheel.demo.agent import AGENT, READING, Agent, Exchange, traces, turn_id_of
 from driftwheel.demo.people import Reviewer, react
@@ -114,7 +115,8 @@ def run_demo(config: Config, options: DemoOptions, console: Console) -> DemoOutc
     world = World(rows, options.world)
     with _folder(options) as folder:
         stages = {name: PACE.get(name, {}) | config.stages.get(name, {}) for name in {*PACE, *config.stages}}
-        settings = config.model_copy(update={"data_dir": folder, "stages": stages})
+        redact = RedactConfig(key=SecretStr(f"demo/{options.world.seed}"))  # placeholders are the same in every run
+        settings = config.model_copy(update={"data_dir": folder, "stages": stages, "redact": redact})
         run = _Run(settings, options, world, console)
         try:
             run.play()

@@ -1,0 +1,124 @@
+"""Recorded conversations through the whole stream: an independent count of turns and tool calls agrees with the store."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.driftwheel.cli_kit import rows, run
+
+
+def expected(paths: list[Path]) -> tuple[Counter[str], int]:
+    """Answered user messages by conversation, and all tool calls of the agent: read off the files, not by our importer."""
+    turns: Counter[str] = Counter()
+    calls = 0
+    for path in paths:
+        for line in gzip.open(path, "rt"):
+            conversation = json.loads(line)
+            waiting = False
+            for message in conversation["messages"]:
+                spoken = bool(message.get("content"))
+                if message["role"] == "user" and spoken:
+                    waiting = True
+                elif message["role"] == "assistant":
+                    calls += len(message.get("tool_calls") or [])
+                    if waiting and spoken:
+                        turns[conversation["conversation_id"]] += 1
+                        waiting = False
+    return turns, calls
+
+
+@pytest.fixture(scope="module")
+def files(shared_data: Path) -> list[Path]:
+    return sorted((shared_data / "agent_trajectories").glob("tau2_[art]*.jsonl.gz"))
+
+
+@pytest.fixture(scope="module")
+def folder(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("import") / "data"
+    for path in files:
+        done = run("import", str(path), "--data-dir", str(data), "--json")
+        assert done.returncode == 0, done.stderr
+    return data
+
+
+def sql(folder: Path, query: str) -> list[dict[str, Any]]:
+    return rows("sql", query, "--data-dir", str(folder))
+
+
+def test_all_conversations_arrive(folder: Path, files: list[Path]) -> None:
+    turns, calls = expected(files)
+    assert sum(1 for path in files for _ in gzip.open(path, "rt")) == 396
+    stored = sql(folder, "SELECT session_id, count() AS n FROM turns_current GROUP BY session_id")
+    assert {row["session_id"]: row["n"] for row in stored} == dict(turns)
+    (spans,) = sql(folder, "SELECT countIf(kind = 'tool') AS tools FROM spans_current")
+    assert spans["tools"] == calls
+
+
+def test_tool_calls_of_turns_are_those_of_their_spans(folder: Path) -> None:
+    query = (
+        "SELECT sum(tool_calls) AS n, (SELECT count() FROM spans_current WHERE kind = 'tool' AND trace_id IN "
+        "(SELECT trace_id FROM turns_current)) AS spans FROM turns_current"
+    )
+    (row,) = sql(folder, query)
+    assert row["n"] == row["spans"] > 1000
+
+
+def test_nothing_is_lost_or_dead(folder: Path) -> None:
+    assert sql(folder, "SELECT reason, detail FROM dead_letters_current") == []
+    ledger = rows("ledger", "--data-dir", str(folder))
+    assert sum(row["accepted"] for row in ledger) > 8000
+    assert all(row["difference"] == 0 for row in ledger)
+
+
+def test_turns_keep_their_order_and_time(folder: Path, files: list[Path]) -> None:
+    late = sql(folder, "SELECT max(event_time) AS t, min(event_time) AS f FROM turns_current")
+    assert late[0]["f"] < "2026"
+    wrong = sql(
+        folder,
+        "SELECT session_id FROM (SELECT session_id, groupArray(turn_index) AS i FROM (SELECT * FROM turns_current "
+        "ORDER BY session_id, event_time) GROUP BY session_id) WHERE i != arraySort(i)",
+    )
+    assert wrong == []
+
+
+def test_known_people_are_not_in_the_store(folder: Path, shared_data: Path) -> None:
+    profiles = shared_data / "agent_trajectories" / "known_user_profiles.jsonl.gz"
+    mails = {json.loads(line)["profile"].get("email") for line in gzip.open(profiles, "rt")} - {None}
+    assert len(mails) > 50
+    needles = ", ".join(f"'{mail}'" for mail in mails)
+    query = (
+        f"SELECT count() AS n FROM spans WHERE arrayExists(m -> position(concat(input, output), m) > 0, [{needles}])"
+    )
+    assert sql(folder, query) == [{"n": 0}]
+
+
+def test_a_second_import_changes_nothing(folder: Path, files: list[Path]) -> None:
+    query = "SELECT count() AS turns, sum(tool_calls) AS calls FROM turns_current"
+    before = sql(folder, query)
+    assert run("import", str(files[-1]), "--data-dir", str(folder)).returncode == 0
+    assert sql(folder, query) == before
+    assert all(row["difference"] == 0 for row in rows("ledger", "--data-dir", str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "line 1: not JSON"),
+        ('{"conversation_id": "a"}', "line 1: no field 'messages'"),
+        ('{"conversation_id": "a", "messages": [{"content": "x"}]}', "messages[0]: no role"),
+        ('\n{"conversation_id": "a", "messages": [], "start_time": "noon"}', "line 2: start_time"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content)
+    done = run("import", str(path), "--data-dir", str(tmp_path / "data"))
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "bad.jsonl" in done.stderr
