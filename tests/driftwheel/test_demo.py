@@ -79,7 +79,7 @@ def test_bad_data_files_are_named(tmp_path: Path, name: str, content: str | byte
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nowhere.csv"):
+    with pytest.raises(UsageError, match=r"nowhere\.csv"):
         read_rows(tmp_path / "nowhere.csv")
 
 
