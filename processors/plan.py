@@ -27,13 +27,14 @@ _ALARMS = 16
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings:
-    """``labels``: labelled samples since the last trigger that one needs; half as many after a refusal.
+    """``labels``: labelled samples since the last trigger that one needs; after a refusal ``again`` times as many.
 
     ``disagreeing``: how many of them must contradict the agent. ``cost``: what an intervention costs, as the
     share of turns it must mend to be worth it. ``remembered``: samples and early labels that are kept.
     """
 
     labels: int = 200
+    again: float = 0.5
     disagreeing: int = 20
     cost: float = 0.01
     remembered: int = 2_000
@@ -126,7 +127,7 @@ class Plan(Stage):
     def _cool(self, data: dict[str, Any], trigger_id: str) -> str:
         for version, case in data["cases"].items():
             if trigger_id and case["trigger"] == trigger_id and case["phase"] == "fired":
-                case.update(phase="cooldown", need=max(self._settings.labels // 2, 1))
+                case.update(phase="cooldown", need=max(round(self._settings.labels * self._settings.again), 1))
                 return version
         return ""
 

@@ -39,7 +39,7 @@ STEP = 20
 LABEL_BUDGET = 600
 PACE: dict[str, dict[str, Any]] = {
     "curate": {"budget": LABEL_BUDGET, "focus": 0.8, "random_share": 0.4},
-    "plan": {"labels": 540},
+    "plan": {"labels": 510, "again": 0.08},
     "run_jobs": {"dataset": {"validation": 0.03, "test": 0.12}},
 }
 """A world of a few thousand asks has to spend its labels sooner than a year of traffic would."""
