@@ -3,13 +3,15 @@
 Every user message that the agent acted on is one trace: a root ``invoke_agent`` span with the user's message and the
 agent's answer, and below it a ``chat`` span for each model answer and an ``execute_tool`` span for each tool call of
 the agent. Tools that the user calls are not the agent's and are left out. Ids come from the conversation's id, so
-that a file imported twice is stored once.
+that a file imported twice is stored once. What the agent did before any user spoke, or without a word in answer, is a
+trace too, but no turn: its root lacks the input or the output.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,7 +27,11 @@ from schemas.events import identity
 
 BASE = datetime(2025, 1, 1, tzinfo=UTC)
 STEP = timedelta(seconds=5)
+YEARS = range(1971, 2200)
+"""Times outside are mistakes; OTLP counts nanoseconds from 1970 in 64 bits."""
 REQUIRED = ("conversation_id", "messages")
+REQUEST_BYTES = 4 * 1024 * 1024
+"""A request is closed when it holds as much: well under what a gateway takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +72,19 @@ class Conversation:
 
 
 def import_file(
-    path: Path, send: Callable[[bytes], None], progress: Callable[[int], None] | None = None
+    path: Path, send: Callable[[bytes], None], progress: Callable[[int], None] | None = None, agent: str = ""
 ) -> dict[str, int]:
-    """Send every conversation of a file; returns counts of conversations, turns (answered) and tool calls."""
+    """Send every conversation of a file; returns counts of conversations, turns (answered) and tool calls.
+
+    ``send`` takes an ExportTraceServiceRequest in protobuf, several for a long conversation. ``agent``: see
+    ``iter_conversations``. Delivery is at least once: the same file makes the same spans, with the same ids.
+    """
     counts = {"conversations": 0, "turns": 0, "tool_calls": 0, "spans": 0}
-    for conversation in iter_conversations(path):
-        request = to_request(conversation)
-        spans = request.resource_spans[0].scope_spans[0].spans
-        if spans:
+    for conversation in iter_conversations(path, agent):
+        for request in to_requests(conversation):
             send(request.SerializeToString())
+            counts["spans"] += len(request.resource_spans[0].scope_spans[0].spans)
         counts["conversations"] += 1
-        counts["spans"] += len(spans)
         counts["turns"] += sum(bool(exchange.text and exchange.answer) for exchange in conversation.exchanges)
         counts["tool_calls"] += sum(bool(step.tool) for e in conversation.exchanges for step in e.steps)
         if progress:
@@ -84,13 +92,18 @@ def import_file(
     return counts
 
 
-def iter_conversations(path: Path) -> Iterator[Conversation]:
-    """The conversations of a file. Raises UsageError naming file, line and field."""
+def iter_conversations(path: Path, agent: str = "") -> Iterator[Conversation]:
+    """The conversations of a file, of ``agent`` or else the agent that each one's ``domain`` names.
+
+    Raises UsageError naming file, line and field.
+    """
     for number, line in _lines(path):
         try:
-            yield _conversation(json.loads(line))
+            yield _conversation(json.loads(line), agent)
         except json.JSONDecodeError as error:
             raise UsageError(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{path}, line {number}: JSON with too many digits or levels to be read") from error
         except Invalid as error:
             raise UsageError(f"{path}, line {number}: {error.detail}") from error
 
@@ -98,67 +111,99 @@ def iter_conversations(path: Path) -> Iterator[Conversation]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, line
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text: byte {error.start} is wrong") from error
 
 
-def _conversation(row: Any) -> Conversation:
+def _conversation(row: Any, agent: str) -> Conversation:
     if not isinstance(row, dict):
         raise Invalid("not_object", "a JSON object was expected")
     for name in REQUIRED:
-        if name not in row:
+        if row.get(name) in (None, ""):
             raise Invalid("missing_field", f"no field {name!r}")
     if not isinstance(row["messages"], list):
         raise Invalid("wrong_field", "messages: must be a list")
     start = _time(row.get("start_time"), "start_time") or BASE
     exchanges = _exchanges(row["messages"], start)
-    agent, model = str(row.get("domain") or "agent"), str(row.get("model") or "unknown")
-    return Conversation(str(row["conversation_id"]), agent, model, exchanges)
+    named, model = agent or str(row.get("domain") or "agent"), str(row.get("model") or "unknown")
+    return Conversation(str(row["conversation_id"]), named, model, exchanges)
 
 
 def _exchanges(messages: list[Any], start: datetime) -> list[Exchange]:
-    results = {
-        m["tool_call_id"]: m
-        for m in messages
-        if isinstance(m, dict) and m.get("role") == "tool" and m.get("tool_call_id")
-    }
-    exchanges = [Exchange(start, "")]
-    now = start
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or "role" not in message:
             raise Invalid("wrong_field", f"messages[{index}]: no role")
-        now = max(
-            now + timedelta(milliseconds=1),
-            _time(message.get("timestamp"), f"messages[{index}].timestamp") or now + STEP,
-        )
-        text = message.get("content") or ""
-        if message["role"] == "user" and text:
-            exchanges.append(Exchange(now, str(text)))
+    results = _results(messages)
+    exchanges = [Exchange(start, "")]
+    now = start
+    for index, message in enumerate(messages):
+        given = _time(message.get("timestamp"), f"messages[{index}].timestamp")
+        now = max(now + timedelta(milliseconds=1), given or now + STEP)
+        if message["role"] == "user" and (text := _text(message)):
+            exchanges.append(Exchange(now, text))
         elif message["role"] == "assistant":
             exchanges[-1].steps += _steps(message, results, now, index)
     return [exchange for exchange in exchanges if exchange.steps]
 
 
-def _steps(message: dict[str, Any], results: dict[str, Any], now: datetime, index: int) -> Iterator[Step]:
-    if message.get("content"):
-        yield Step(now, text=str(message["content"]))
-    for n, call in enumerate(message.get("tool_calls") or []):
-        try:
-            function, call_id = call["function"], str(call.get("id", ""))
-            name, arguments = str(function["name"]), str(function.get("arguments", ""))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise Invalid("wrong_field", f"messages[{index}].tool_calls[{n}]: no function with a name") from error
-        result: dict[str, Any] = results.get(call_id, {})
+Results = dict[tuple[int, int], dict[str, Any]]
+"""The tool's message by the assistant message and the call in it that it answers."""
+
+
+def _results(messages: list[dict[str, Any]]) -> Results:
+    """Agents use the same call id again in one conversation: a result answers the newest calls of its id, in order."""
+    waiting: dict[str, list[tuple[int, int]]] = {}
+    results: Results = {}
+    for index, message in enumerate(messages):
+        if message["role"] == "assistant":
+            ids = [str(call.get("id")) for call in _calls(message, index)]
+            waiting.update({call_id: [(index, n) for n, i in enumerate(ids) if i == call_id] for call_id in ids})
+        elif message["role"] == "tool" and message.get("requestor") != "user":
+            waits = waiting.get(str(message.get("tool_call_id")), [])
+            results.update({waits.pop(0): message} if waits else {})
+    return results
+
+
+def _calls(message: dict[str, Any], index: int) -> list[dict[str, Any]]:
+    calls: Any = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise Invalid("wrong_field", f"messages[{index}].tool_calls: must be a list")
+    for n, call in enumerate(calls):
+        function: Any = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not function.get("name"):
+            raise Invalid("wrong_field", f"messages[{index}].tool_calls[{n}]: no function with a name")
+    return calls
+
+
+def _steps(message: dict[str, Any], results: Results, now: datetime, index: int) -> Iterator[Step]:
+    if text := _text(message):
+        yield Step(now, text=text)
+    for n, call in enumerate(_calls(message, index)):
+        function: dict[str, Any] = call["function"]
+        arguments, result = function.get("arguments", ""), results.get((index, n), {})
         yield Step(
-            now + timedelta(microseconds=n), tool=name, call_id=call_id, arguments=arguments,
-            result=str(result.get("content") or ""), failed=bool(result.get("error")),
-        )  # fmt: skip
+            now + timedelta(microseconds=n),
+            tool=str(function["name"]),
+            call_id=str(call.get("id") or ""),
+            arguments=arguments if isinstance(arguments, str) else json.dumps(arguments),
+            result=_text(result),
+            failed=bool(result.get("error")),
+        )
+
+
+def _text(message: dict[str, Any]) -> str:
+    """A message's text: its content, or the texts among the parts of its content."""
+    content: Any = message.get("content")
+    if not isinstance(content, list):
+        return str(content or "")
+    texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    return "\n".join(text for text in texts if text and isinstance(text, str))
 
 
 def _time(value: Any, place: str) -> datetime | None:
@@ -167,19 +212,32 @@ def _time(value: Any, place: str) -> datetime | None:
     try:
         time = datetime.fromisoformat(str(value))
     except ValueError as error:
-        raise Invalid("wrong_field", f"{place}: not an ISO 8601 time") from error
+        raise Invalid("wrong_field", f"{place}: not an ISO 8601 time, such as 2026-01-05T09:00:00Z") from error
+    if time.year not in YEARS:
+        raise Invalid("wrong_field", f"{place}: not between the years {YEARS.start} and {YEARS.stop - 1}")
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def to_request(conversation: Conversation) -> ExportTraceServiceRequest:
-    """The conversation as one export request, a trace for each exchange."""
+def to_requests(conversation: Conversation, limit: int = REQUEST_BYTES) -> Iterator[ExportTraceServiceRequest]:
+    """The conversation as export requests, a trace for each exchange; none for one in which the agent did nothing.
+
+    A request is closed with the trace that makes it ``limit`` bytes or more.
+    """
+    request = _empty(conversation)
+    for index, exchange in enumerate(conversation.exchanges):
+        _trace(request.resource_spans[0].scope_spans[0], conversation, index, exchange)
+        if request.ByteSize() >= limit:
+            yield request
+            request = _empty(conversation)
+    if request.resource_spans[0].scope_spans[0].spans:
+        yield request
+
+
+def _empty(conversation: Conversation) -> ExportTraceServiceRequest:
     request = ExportTraceServiceRequest()
     resource = request.resource_spans.add()
     resource.resource.attributes.append(_attribute("service.name", conversation.agent))
-    scope = resource.scope_spans.add()
-    scope.scope.name = "driftwheel.import"
-    for index, exchange in enumerate(conversation.exchanges):
-        _trace(scope, conversation, index, exchange)
+    resource.scope_spans.add().scope.name = "driftwheel.import"
     return request
 
 

@@ -1,16 +1,24 @@
-"""Pieces that every HTTP face shares: bounded bodies, gzip without bombs, tokens, host checks, tenants."""
+"""Pieces that every HTTP face shares: bounded bodies, gzip without bombs, sound JSON, tokens, host checks, tenants."""
 
 from __future__ import annotations
 
+import gzip
 import hmac
+import io
+import json
+import math
 import re
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
+from anyio import to_thread
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from schemas.errors import Invalid, Reject
 
 TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -28,37 +36,76 @@ class HttpError(Exception):
 async def read_body(request: Request, limit: int) -> bytes:
     """The decoded body, at most ``limit`` bytes before and after decompression.
 
-    Raises HttpError 413 when it is larger, 415 for another content encoding than gzip, 400 for damaged gzip.
+    Raises HttpError 413 when it is larger, 415 for another content encoding than gzip, 400 for damaged gzip or a
+    connection that ended too early.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip"):
         raise HttpError(415, f"content-encoding: {encoding[:40]!r} is not supported; send gzip or none")
     length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > limit:
+    if length.isdecimal() and int(length) > limit:
         raise _too_large(limit)
     data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > limit:
-            raise _too_large(limit)
-    return _inflate(bytes(data), limit) if encoding == "gzip" else bytes(data)
+    try:
+        async for piece in request.stream():
+            data += piece
+            if len(data) > limit:
+                raise _too_large(limit)
+    except ClientDisconnect as error:
+        raise HttpError(400, "body: the connection ended before it was whole") from error
+    return await to_thread.run_sync(_inflate, bytes(data), limit) if encoding == "gzip" else bytes(data)
 
 
 def _inflate(data: bytes, limit: int) -> bytes:
-    inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    """All members of the gzip stream; never holds more than ``limit`` bytes and one."""
     try:
-        out = inflater.decompress(data, limit + 1)
-    except zlib.error as error:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            out = file.read(limit + 1)
+    except EOFError as error:
+        raise HttpError(400, "body: the gzip stream is cut off") from error
+    except (OSError, zlib.error) as error:
         raise HttpError(400, "body: not valid gzip") from error
     if len(out) > limit:
         raise _too_large(limit)
-    if not inflater.eof:
-        raise HttpError(400, "body: the gzip stream is cut off")
     return out
 
 
 def _too_large(limit: int) -> HttpError:
     return HttpError(413, f"body: larger than {limit} bytes; send smaller batches")
+
+
+def json_of(body: bytes) -> Any:
+    """The document in a UTF-8 body, its texts made sound: see ``sound``. Raises Invalid that says where it breaks."""
+    try:
+        document = json.loads(body.decode("utf-8-sig"))
+        return sound(document) if rb"\u" in body else document
+    except UnicodeDecodeError as error:
+        raise Invalid("not_json", f"body: not UTF-8 at byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise Invalid("not_json", f"body: not JSON at {place}; was it cut?") from error
+    except RecursionError as error:
+        raise Invalid("not_json", "body: not JSON that can be read, nested too deeply") from error
+    except ValueError as error:
+        raise Invalid("not_json", "body: not JSON that can be read, a number has too many digits") from error
+
+
+def sound(value: Any) -> Any:
+    """Lone surrogates and NUL, which cannot be stored or sent, replaced in every text of a JSON value."""
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+        case list():
+            return [sound(item) for item in value]
+        case dict():
+            return {sound(key): sound(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def retry_after(error: Reject) -> dict[str, str]:
+    """The header that tells a sender when to come back: whole seconds, at least one."""
+    return {"retry-after": str(max(1, math.ceil(error.retry_after)))}
 
 
 def media_type(request: Request) -> str:
@@ -77,13 +124,16 @@ def tenant_of(request: Request) -> str:
 
 
 class Guard:
-    """ASGI middleware: the Host header must be one of ours (DNS rebinding), the bearer token must fit.
+    """ASGI middleware: the Host header must be one of ours (DNS rebinding), the bearer token one of ``tokens``.
 
-    Health paths need no token. ``hosts`` empty: any host. ``token`` empty: no token.
+    Health paths need no token. ``hosts`` empty: any host. ``tokens`` empty: no token is asked for.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str], token: str, own_paths: Sequence[str] = ()) -> None:
-        self._app, self._hosts, self._token = app, tuple(hosts), token.encode()
+    def __init__(
+        self, app: ASGIApp, hosts: Sequence[str], tokens: Sequence[str], own_paths: Sequence[str] = ()
+    ) -> None:
+        self._app, self._hosts = app, frozenset(host.lower() for host in hosts)
+        self._tokens = [token.encode() for token in tokens]
         self._open = (*OPEN_PATHS, *own_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,7 +143,7 @@ class Guard:
             if self._hosts and _host(headers.get("host", "")) not in self._hosts:
                 response = JSONResponse({"detail": "host: not a name of this server"}, 400)
                 return await response(scope, receive, send)
-            if self._token and scope["path"] not in self._open and not self._allowed(headers):
+            if self._tokens and scope["path"] not in self._open and not self._allowed(headers):
                 response = JSONResponse(
                     {"detail": "authorization: a bearer token is needed"}, 401, {"www-authenticate": "Bearer"}
                 )
@@ -101,8 +151,10 @@ class Guard:
         return await self._app(scope, receive, send)
 
     def _allowed(self, headers: Headers) -> bool:
-        given = headers.get("authorization", "").removeprefix("Bearer ").encode()
-        return hmac.compare_digest(given, self._token)
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        presented = given.strip().encode("latin-1")  # a header's bytes, as they came
+        fits = [hmac.compare_digest(presented, token) for token in self._tokens]
+        return scheme.lower() == "bearer" and any(fits)
 
 
 def _host(header: str) -> str:

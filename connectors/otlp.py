@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,7 +27,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from starlette.requests import Request
 from starlette.responses import Response
 
-from connectors.http import HttpError, media_type, read_body, tenant_of
+from connectors.http import HttpError, json_of, media_type, read_body, retry_after, tenant_of
 from connectors.log import Entry, Log, entry_of
 from schemas.errors import Invalid, Reject
 from schemas.events import LedgerEntry, identity
@@ -34,7 +35,11 @@ from schemas.topics import OTLP_SPANS
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 AGENT_NAMES = ("driftwheel.agent", "gen_ai.agent.name", "service.name")
-ID_FIELDS = {"traceId": 16, "spanId": 8, "parentSpanId": 8}
+ID_FIELDS = ("traceId", "spanId", "parentSpanId")
+NO_ID = base64.b64encode(b"?").decode()
+"""What stands for an id that is not hexadecimal: of a length that no id has."""
+RPC_CODES = {413: 8, 503: 14}
+"""google.rpc.Code by HTTP status: RESOURCE_EXHAUSTED, UNAVAILABLE; else INVALID_ARGUMENT, 3."""
 
 
 def accept_traces(body: bytes, content_type: str, tenant: str, now: datetime, log: Log) -> tuple[int, str]:
@@ -47,7 +52,7 @@ def accept_traces(body: bytes, content_type: str, tenant: str, now: datetime, lo
         headers = {"tenant": tenant, "agent": agent, "ledger": "gateway"}
         raw = Entry(OTLP_SPANS.name, f"{tenant}/{agent}", value, now, headers)
         log.append([raw, accepted(body, "traces", spans, tenant, agent, now)])
-    return rejected, why
+    return rejected, _as_in_json(why) if content_type == JSON else why
 
 
 def accepted(body: bytes, source: str, count: int, tenant: str, agent: str, now: datetime) -> Entry:
@@ -68,31 +73,37 @@ def _from_protobuf(body: bytes) -> ExportTraceServiceRequest:
 
 
 def request_from_json(body: bytes) -> ExportTraceServiceRequest:
-    """An export request from OTLP/JSON, where ids are hexadecimal. Raises Invalid naming the field."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Invalid("not_json", "body: not JSON") from error
+    """An export request from OTLP/JSON, where ids are hexadecimal. Raises Invalid naming the field.
+
+    An id that is not hexadecimal becomes one that no span may have, so that it costs its span and no other.
+    """
+    document = json_of(body)
     if not isinstance(document, dict):
         raise Invalid("not_otlp", "body: expected a JSON object with resourceSpans")
-    for place, span in _json_spans(document):
-        for field, size in ID_FIELDS.items():
-            if field in span:
-                span[field] = _base64_id(span[field], f"{place}.{field}", size)
+    for span in _json_spans(document):
+        span.update({name: _base64_id(span[name]) for name in ID_FIELDS if name in span})
     try:
         return json_format.ParseDict(document, ExportTraceServiceRequest(), ignore_unknown_fields=True)
-    except (json_format.ParseError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        field = str(error).partition(":")[0][:120] if "field" in str(error) else "body"
-        raise Invalid("not_otlp", f"{field}: not OTLP/JSON") from error
+    except (json_format.ParseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise Invalid("not_otlp", f"{_field_of(str(error))}: not OTLP/JSON") from error
 
 
-def _json_spans(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for r, resource in enumerate(_objects(document, "resourceSpans")):
-        for s, scope in enumerate(_objects(resource, "scopeSpans")):
-            for n, span in enumerate(_objects(scope, "spans")):
-                yield f"resourceSpans[{r}].scopeSpans[{s}].spans[{n}]", span
-                for k, link in enumerate(_objects(span, "links")):
-                    yield f"resourceSpans[{r}].scopeSpans[{s}].spans[{n}].links[{k}]", link
+def _field_of(problem: str) -> str:
+    """The field that a parse error is about: schema names only, the rest of its text may quote the request.
+
+    >>> _field_of("Failed to parse resourceSpans field: Failed to parse resource field: secret")
+    'resourceSpans.resource'
+    """
+    named = re.match(r"(?:Failed to parse \w+ field: )*", problem)
+    return ".".join(re.findall(r"parse (\w+) field", named[0])[:8]) if named and named[0] else "body"
+
+
+def _json_spans(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for resource in _objects(document, "resourceSpans"):
+        for scope in _objects(resource, "scopeSpans"):
+            for span in _objects(scope, "spans"):
+                yield span
+                yield from _objects(span, "links")
 
 
 def _objects(parent: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -100,12 +111,11 @@ def _objects(parent: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return [child for child in children if isinstance(child, dict)] if isinstance(children, list) else []
 
 
-def _base64_id(value: Any, place: str, size: int) -> str:
+def _base64_id(value: Any) -> str:
     try:
-        raw = binascii.unhexlify(value)
-    except (ValueError, TypeError) as error:
-        raise Invalid("bad_id", f"{place}: must be {2 * size} hexadecimal digits") from error
-    return base64.b64encode(raw).decode()
+        return base64.b64encode(binascii.unhexlify(value or "")).decode()
+    except (ValueError, TypeError):
+        return NO_ID
 
 
 def _check(request: ExportTraceServiceRequest) -> tuple[int, int, str]:
@@ -113,22 +123,36 @@ def _check(request: ExportTraceServiceRequest) -> tuple[int, int, str]:
     good, dropped, why = 0, 0, ""
     for r, resource in enumerate(request.resource_spans):
         for s, scope in enumerate(resource.scope_spans):
-            wrong = [(n, problem) for n, span in enumerate(scope.spans) if (problem := _problem(span))]
-            if wrong and not why:
-                why = f"resource_spans[{r}].scope_spans[{s}].spans[{wrong[0][0]}].{wrong[0][1]}"
-            for n, _ in reversed(wrong):
-                del scope.spans[n]
-            dropped += len(wrong)
+            total = len(scope.spans)
+            n, problem = next(((n, p) for n, span in enumerate(scope.spans) if (p := _problem(span))), (0, ""))
+            if problem:
+                why = why or f"resource_spans[{r}].scope_spans[{s}].spans[{n}].{problem}"
+                kept = [span for span in scope.spans if not _problem(span)]
+                del scope.spans[:]
+                scope.spans.extend(kept)
             good += len(scope.spans)
+            dropped += total - len(scope.spans)
     return good, dropped, why
 
 
 def _problem(span: Span) -> str:
     if len(span.trace_id) != 16 or not any(span.trace_id):
-        return "trace_id: must be 16 bytes, not all zero"
+        return "trace_id: must be 16 bytes (32 hexadecimal digits), not all zero"
     if len(span.span_id) != 8 or not any(span.span_id):
-        return "span_id: must be 8 bytes, not all zero"
+        return "span_id: must be 8 bytes (16 hexadecimal digits), not all zero"
+    if len(span.parent_span_id) not in (0, 8):
+        return "parent_span_id: must be 8 bytes (16 hexadecimal digits) or none"
     return ""
+
+
+def _as_in_json(why: str) -> str:
+    """The same place in the names of JSON.
+
+    >>> _as_in_json("resource_spans[0].scope_spans[1].spans[2].trace_id: must be ...")
+    'resourceSpans[0].scopeSpans[1].spans[2].traceId: must be ...'
+    """
+    place, colon, rest = why.partition(":")
+    return re.sub("_([a-z])", lambda found: found[1].upper(), place) + colon + rest
 
 
 def _agent(request: ExportTraceServiceRequest) -> str:
@@ -159,7 +183,7 @@ class TracesEndpoint:
         except Invalid as error:
             return _status(400, error.detail, kind)
         except Reject as error:
-            return _status(503, str(error), kind, {"retry-after": str(max(1, round(error.retry_after)))})
+            return _status(503, str(error), kind, retry_after(error))
         return _success(rejected, why, kind)
 
 
@@ -179,11 +203,12 @@ def _success(rejected: int, why: str, kind: str) -> Response:
 
 
 def _status(code: int, message: str, kind: str, headers: dict[str, str] | None = None) -> Response:
-    """A google.rpc.Status: in protobuf its ``message`` is field 2, a string."""
+    """A google.rpc.Status: in protobuf ``code`` is field 1, a number, and ``message`` field 2, a string."""
+    number = RPC_CODES.get(code, 3)
     if kind != PROTOBUF:
-        return Response(json.dumps({"message": message}), code, headers, JSON)
+        return Response(json.dumps({"code": number, "message": message}), code, headers, JSON)
     text = message.encode()
-    return Response(b"\x12" + _varint(len(text)) + text, code, headers, PROTOBUF)
+    return Response(b"\x08" + _varint(number) + b"\x12" + _varint(len(text)) + text, code, headers, PROTOBUF)
 
 
 def _varint(number: int) -> bytes:

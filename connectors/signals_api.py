@@ -7,41 +7,39 @@ A signal may be about a turn that has not come yet, or never comes: that is for 
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from connectors.http import HttpError, media_type, read_body, tenant_of
+from connectors.http import HttpError, json_of, media_type, read_body, retry_after, tenant_of
 from connectors.log import Entry, Log, entry_of
 from connectors.otlp import JSON, accepted
-from schemas.errors import Reject
+from schemas.errors import Invalid, Reject
 from schemas.events import RawSignal, SignalName, identity
 
 MAX_ITEMS = 1000
 MAX_ERRORS = 20
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+MUST_SAY = ("rating",)
+"""Signals that say nothing without a value."""
 
 
-def _sound(value: Any) -> Any:
-    """Texts are valid UTF-8 without NUL: lone surrogates are replaced, since they cannot be stored or sent."""
-    match value:
-        case str():
-            return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
-        case list():
-            return [_sound(item) for item in value]
-        case dict():
-            return {_sound(key): _sound(item) for key, item in value.items()}
-        case _:
-            return value
+def _utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is outside the years 1 to 9999 in UTC") from error
 
 
 Text = Annotated[str, Field(max_length=100_000)]
 Id = Annotated[str, Field(min_length=1, max_length=200)]
+Time = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 class Consent(BaseModel):
@@ -68,14 +66,16 @@ class SignalBody(BaseModel):
     text_before: Text = ""
     source: Id = "user"
     user_id: Id | None = None
-    time: AwareDatetime | None = None
+    time: Time | None = None
     attributes: dict[Id, Text] = Field(default_factory=dict, max_length=50)
     consent: Consent = Consent()
 
     @model_validator(mode="after")
-    def _about_something(self) -> SignalBody:
+    def _says_something_about_something(self) -> SignalBody:
         if not (self.session_id or self.turn_id or self.trace_id):
-            raise ValueError("session_id, turn_id or trace_id: one is needed")
+            raise ValueError("session_id: missing, and neither turn_id nor trace_id given")
+        if self.name in MUST_SAY and self.value is None:
+            raise ValueError(f"value: missing, a {self.name} says nothing without it")
         return self
 
 
@@ -92,23 +92,20 @@ class LabelBody(BaseModel):
     rater: Id
     rubric_version: Id = "1"
     user_id: Id | None = None
-    time: AwareDatetime | None = None
+    time: Time | None = None
 
 
 Body = SignalBody | LabelBody
 
 
 def parse(data: bytes, model: type[SignalBody] | type[LabelBody], key: str) -> list[Body]:
-    """The items of a request. Raises HttpError 400 or ItemErrors."""
-    try:
-        document = _sound(json.loads(data))
-    except (ValueError, RecursionError) as error:
-        raise HttpError(400, "body: not JSON") from error
+    """The items of a request. Raises Invalid for the request as a whole, ItemErrors for its items."""
+    document = json_of(data)
     items: Any = document.get(key, [document]) if isinstance(document, dict) else document
     if not isinstance(items, list):
-        raise HttpError(400, f"{key}: must be a list")
+        raise Invalid("not_a_list", f"{key}: must be a list, of JSON objects")
     if not 1 <= len(items) <= MAX_ITEMS:
-        raise HttpError(400, f"{key}: must hold 1 to {MAX_ITEMS} items, not {len(items)}")
+        raise Invalid("too_many", f"{key}: must hold 1 to {MAX_ITEMS} items, not {len(items)}")
     bodies: list[Body] = []
     errors: list[dict[str, Any]] = []
     for index, item in enumerate(items):
@@ -122,7 +119,7 @@ def parse(data: bytes, model: type[SignalBody] | type[LabelBody], key: str) -> l
 
 
 class ItemErrors(Exception):
-    """Some items are wrong; ``errors`` has index, field and message of each."""
+    """Some items are wrong; ``errors`` has index, field and message of the first ``MAX_ERRORS``."""
 
     def __init__(self, errors: list[dict[str, Any]]) -> None:
         super().__init__(f"{len(errors)} fields are wrong")
@@ -130,16 +127,20 @@ class ItemErrors(Exception):
 
 
 def _describe(index: int, found: Any) -> dict[str, Any]:
-    field = ".".join(str(part) for part in found["loc"]) or "(item)"
-    return {"index": index, "field": field, "message": found["msg"]}
+    """What is wrong where. A name that the sender made up is quoted only when it cannot be a person's text."""
+    field = ".".join(p if PLAIN_NAME.fullmatch(p := str(part)) else "(name)" for part in found["loc"])
+    message = found["msg"].removeprefix("Value error, ")
+    if not field and found["type"] == "value_error":
+        field, _, message = message.partition(": ")
+    return {"index": index, "field": field or "(item)", "message": message}
 
 
 def append_bodies(bodies: list[Body], data: bytes, tenant: str, now: datetime, log: Log) -> None:
     """Append items and their ledger entry at once."""
     entries: list[Entry] = []
+    digest = hashlib.sha256(data).hexdigest()
     for index, body in enumerate(bodies):
         payload = body.model_dump_json(exclude_none=True)
-        digest = hashlib.sha256(data).hexdigest()
         record = RawSignal(
             event_id=identity("raw", tenant, digest, str(index), now.isoformat()),
             tenant=tenant,
@@ -178,13 +179,18 @@ class FeedbackEndpoint:
             _check_kind(request)
             tenant = tenant_of(request)
             data = await read_body(request, self._max_body)
-            bodies = parse(data, self._model, self._key)
-            await to_thread.run_sync(append_bodies, bodies, data, tenant, self._clock(), self._log)
+            count = await to_thread.run_sync(self._take, data, tenant)
         except HttpError as error:
             return JSONResponse({"errors": [{"message": error.message}], "accepted": 0}, error.status)
+        except Invalid as error:
+            return JSONResponse({"errors": [{"message": error.detail}], "accepted": 0}, 400)
         except ItemErrors as error:
             return JSONResponse({"errors": error.errors, "accepted": 0}, 422)
         except Reject as error:
-            headers = {"retry-after": str(max(1, round(error.retry_after)))}
-            return JSONResponse({"errors": [{"message": str(error)}], "accepted": 0}, 503, headers)
-        return JSONResponse({"accepted": len(bodies)}, 202)
+            return JSONResponse({"errors": [{"message": str(error)}], "accepted": 0}, 503, retry_after(error))
+        return JSONResponse({"accepted": count}, 202)
+
+    def _take(self, data: bytes, tenant: str) -> int:
+        bodies = parse(data, self._model, self._key)
+        append_bodies(bodies, data, tenant, self._clock(), self._log)
+        return len(bodies)

@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import TracebackType
 
 import uvicorn
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -23,16 +25,20 @@ from connectors.signals_api import FeedbackEndpoint, LabelBody, SignalBody
 from schemas.errors import Refused
 
 START_SECONDS = 30
+GRACE_SECONDS = 10
+"""How long what is under way may take when the server closes."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """``token`` empty: none is asked for. ``hosts`` beside loopback names that may stand in the Host header.
+    """``token`` empty and no ``more_tokens``: none is asked for; several hold while they are being rotated.
 
-    ``own_paths`` have an authentication of their own.
+    ``max_body`` in bytes, before and after decompression. ``loopback``: the Host header must be a loopback name or one
+    of ``hosts``. ``own_paths`` have an authentication of their own.
     """
 
     token: str = ""
+    more_tokens: tuple[str, ...] = ()
     max_body: int = 16 * 1024 * 1024
     loopback: bool = True
     hosts: tuple[str, ...] = ()
@@ -46,7 +52,7 @@ def create_app(
     ready: Callable[[], list[str]],
     extra_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
-    """The ASGI application. ``ready`` says what is wrong, or nothing."""
+    """The ASGI application. ``ready`` says what is wrong, or nothing; it is called in a worker thread."""
 
     async def health(request: Request) -> Response:
         del request
@@ -54,7 +60,7 @@ def create_app(
 
     async def readiness(request: Request) -> Response:
         del request
-        problems = ready()
+        problems = await to_thread.run_sync(ready)
         return JSONResponse({"ready": not problems, "problems": problems}, 503 if problems else 200)
 
     signals = FeedbackEndpoint(log, clock, settings.max_body, SignalBody, "signals")
@@ -69,23 +75,36 @@ def create_app(
         *extra_routes,
     ]
     hosts = (*LOOPBACK, *settings.hosts) if settings.loopback or settings.hosts else ()
-    guard = Middleware(Guard, hosts=hosts, token=settings.token, own_paths=settings.own_paths)
+    tokens = [token for token in (settings.token, *settings.more_tokens) if token]
+    guard = Middleware(Guard, hosts=hosts, tokens=tokens, own_paths=settings.own_paths)
     return Starlette(routes=routes, middleware=[guard])
 
 
 class Server:
-    """An ASGI application on a port, in a thread of its own. Port 0: a free one."""
+    """An ASGI application on a port, in a thread of its own, from its making until ``close``. Port 0: a free one.
+
+    Raises Refused when the port cannot be used.
+    """
 
     def __init__(self, app: Starlette, host: str, port: int) -> None:
         self._socket = _listen(host, port)
         self._host = host
-        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True, name="gateway")
         self._thread.start()
         deadline = time.monotonic() + START_SECONDS
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
+                self._server.should_exit = True
+                self._socket.close()
                 raise Refused(f"the gateway did not start on {host}:{port}")
             time.sleep(0.005)
 
@@ -105,6 +124,14 @@ class Server:
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:

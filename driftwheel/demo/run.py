@@ -29,7 +29,7 @@ from driftwheel.demo.report import Mark, Picture, write_report
 from driftwheel.demo.rows import read_rows
 from driftwheel.demo.witness import Witness
 from driftwheel.demo.world import START, Ask, World, WorldSettings
-from driftwheel.product import Product, wait_for_interrupt
+from driftwheel.product import Product, utc_now, wait_for_interrupt
 from schemas.errors import Refused, UsageError
 from schemas.events import Alarm, Deployment, Evaluation, Job, Trigger
 
@@ -73,14 +73,15 @@ class DemoOutcome:
 
 
 class Clock:
-    """The world's clock, which the product reads."""
+    """The world's clock, which the product reads; the real one once the world has ended."""
 
     def __init__(self) -> None:
         self._now = START
+        self.real = False
 
     def __call__(self) -> datetime:
         """The present, in the world."""
-        return self._now
+        return utc_now() if self.real else self._now
 
     def advance(self, to: datetime) -> None:
         """Move forward; never back."""
@@ -113,7 +114,7 @@ def run_demo(config: Config, options: DemoOptions, console: Console) -> DemoOutc
     path = options.data or EXAMPLES / "support_desk.csv"
     rows = read_rows(path, options.text_column, options.label_column)
     world = World(rows, options.world)
-    with _folder(options) as folder:
+    with _folder(options, config) as folder:
         stages = {name: PACE.get(name, {}) | config.stages.get(name, {}) for name in {*PACE, *config.stages}}
         redact = RedactConfig(key=SecretStr(f"demo/{options.world.seed}"))  # placeholders are the same in every run
         settings = config.model_copy(update={"data_dir": folder, "stages": stages, "redact": redact})
@@ -129,11 +130,13 @@ def run_demo(config: Config, options: DemoOptions, console: Console) -> DemoOutc
 
 
 @contextmanager
-def _folder(options: DemoOptions) -> Generator[Path]:
-    if options.data_dir is not None:
-        if options.data_dir.exists() and any(options.data_dir.iterdir()):
-            raise UsageError(f"{options.data_dir} is not empty: the demo starts from nothing; name a new folder")
-        yield options.data_dir
+def _folder(options: DemoOptions, config: Config) -> Generator[Path]:
+    """The data folder: the one that is named or kept, else a temporary one."""
+    kept = options.data_dir or (config.data_dir if options.keep else None)
+    if kept is not None:
+        if kept.exists() and any(kept.iterdir()):
+            raise UsageError(f"{kept} is not empty and the demo starts from nothing: name a new folder with --data-dir")
+        yield kept
         return
     folder = Path(tempfile.mkdtemp(prefix="driftwheel-demo-"))
     try:
@@ -302,7 +305,9 @@ class _Run:
         return sorted(marks, key=lambda mark: mark.event)
 
     def hold(self) -> None:
-        """Keep everything up until Ctrl-C."""
+        """Keep everything up and running, on the real clock, until Ctrl-C."""
+        self.clock.real = True
+        self.product.engine.start()
         self.console.print(f"gateway and API: {self.product.url}  local NeMo: {self.product.nemo_url}")
         self.console.print(f"data folder: {self.product.folder.path}  (Ctrl-C ends)")
         wait_for_interrupt()
