@@ -26,7 +26,7 @@ WRONG = (
 RIGHT = (("accepted", 0.35), ("copy", 0.12), ("task_complete", 0.13), ("rating", 0.05))
 """What people do about a right one."""
 
-REVIEWER_ERROR = 0.03
+REVIEWER_ERROR = 0.02
 """Share of the reviewer's labels that are wrong."""
 
 _LEADS = ("no, ", "I meant: ", "that's not it. ", "not what I asked, ", "again: ")

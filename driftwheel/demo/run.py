@@ -39,8 +39,8 @@ STEP = 20
 LABEL_BUDGET = 600
 PACE: dict[str, dict[str, Any]] = {
     "curate": {"budget": LABEL_BUDGET, "focus": 0.8, "random_share": 0.4},
-    "plan": {"labels": 510, "again": 0.08},
-    "run_jobs": {"dataset": {"validation": 0.03, "test": 0.12}},
+    "plan": {"labels": 545, "again": 0.05},
+    "run_jobs": {"dataset": {"validation": 0.02, "test": 0.1}},
 }
 """A world of a few thousand asks has to spend its labels sooner than a year of traffic would."""
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
