@@ -81,7 +81,11 @@ def _detail(response: httpx.Response) -> Any:
 
 @contextmanager
 def open_desk(config: Config) -> Generator[Questions]:
-    """The right desk for ``config.data_dir``."""
+    """The right desk for ``config.data_dir``. Refused when there is nothing in it: a question makes no folder."""
+    if not config.data_dir.is_dir() or not any(config.data_dir.iterdir()):
+        raise Refused(
+            f"there is no Driftwheel data in {config.data_dir}: start with `driftwheel up`, or name another --data-dir"
+        )
     folder = DataFolder(config.data_dir)
     owner = folder.owner()
     if owner is not None:

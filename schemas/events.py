@@ -16,7 +16,15 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-Time = Annotated[AwareDatetime, AfterValidator(lambda t: t.astimezone(UTC))]
+
+def _to_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is outside of the years 1 to 9999 in UTC") from error
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 """An instant, UTC, to the microsecond."""
 
 Verdict = Literal["success", "failure", "unknown"]

@@ -128,6 +128,13 @@ def test_a_newer_folder_is_refused(tmp_path: Path) -> None:
     assert "--data-dir" in done.stderr
 
 
+def test_a_question_to_nothing_makes_no_folder(tmp_path: Path) -> None:
+    done = run("sql", "SELECT 1", "--data-dir", str(tmp_path / "typo"))
+    assert done.returncode == 1
+    assert "no Driftwheel data" in done.stderr
+    assert not (tmp_path / "typo").exists()
+
+
 def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     done = run("ledger", "--data-dir", str(tmp_path))

@@ -92,6 +92,11 @@ def test_times_need_a_zone_and_become_utc() -> None:
     assert Span.model_validate(body | {"event_time": "2026-01-05T10:00:00+02:00"}).event_time.utcoffset() == (NOW - NOW)
 
 
+def test_a_time_that_utc_cannot_hold_is_invalid() -> None:
+    with pytest.raises(Invalid, match=r"Span\.event_time"):
+        codec.validate(Span, example(Span).model_dump() | {"event_time": "0001-01-01T00:00:00+14:00"})
+
+
 @given(st.text())
 def test_any_text_survives_but_lone_surrogates(text: str) -> None:
     span = example(Span).model_copy(update={"input": text})
