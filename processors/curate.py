@@ -31,7 +31,8 @@ _CLASS_WARMUP = 10
 class CurateSettings:
     """``budget``: samples per ``period_days``, of which ``calm_share`` may be spent without an alarm.
 
-    ``watch``, ``focus``: the chance of a failed or unsure turn before and after an alarm; ``random_share``: the
+    ``watch``, ``focus``: the chance of a failed or unsure turn before and after an alarm, which holds for the next
+    ``focus_turns`` settled turns of its model version (a drift that is real alarms again and again); ``random_share``: the
     chance of any turn, as a share of that. ``unsure_share``: the most uncertain share of recent turns that counts
     as unsure. ``alike_at``: resemblance (0 to 1) from which a text is a near-duplicate of a recent sample;
     ``copies``: how many of a kind are taken all the same. ``class_share``: the most of the focus that one predicted
@@ -44,6 +45,7 @@ class CurateSettings:
     calm_share: float = 0.15
     watch: float = 0.1
     focus: float = 0.5
+    focus_turns: int = 1_000
     random_share: float = 0.1
     unsure_share: float = 0.2
     alike_at: float = 0.8
@@ -74,8 +76,9 @@ class Curate(Stage):
                 yield from self._consider(data, Outcome.model_validate_json(early))
         elif isinstance(record, Outcome):
             yield from self._consider(data, record)
-        elif isinstance(record, Alarm) and record.level == "alarm" and record.model_version not in data["focus"]:
-            data["focus"] = [*data["focus"], record.model_version][-_VERSIONS:]
+        elif isinstance(record, Alarm) and record.level == "alarm":
+            data["focus"][record.model_version] = self._settings.focus_turns
+            shorten(data["focus"], _VERSIONS)
 
     def _keep(self, data: dict[str, Any], turn: Turn) -> None:
         if turn.consent_train and normal(turn.input):
@@ -91,7 +94,9 @@ class Curate(Stage):
         unsure = self._unsure(data, outcome)
         self._renew(data, outcome)
         reason, propensity = self._choice(data, outcome, unsure)
-        if not reason or not self._affordable(data, outcome):
+        affordable = self._affordable(data, outcome)
+        _tire(data, outcome)
+        if not reason or not affordable:
             return
         turn = Turn.model_validate(kept)
         print_ = sketch(turn.input)
@@ -148,8 +153,17 @@ class Curate(Stage):
 
 def _opened(state: KeyState) -> dict[str, Any]:
     if not state.data:
-        state.data.update(turns={}, early={}, doubts=[], prints=[], classes={}, focus=[], spent=0, period=None)
+        state.data.update(turns={}, early={}, doubts=[], prints=[], classes={}, focus={}, spent=0, period=None)
     return state.data
+
+
+def _tire(data: dict[str, Any], outcome: Outcome) -> None:
+    """An alarm holds for so many settled turns of its model version, then it is forgotten."""
+    left = data["focus"].get(outcome.model_version, 0) - (outcome.revision == 0)
+    if left > 0:
+        data["focus"][outcome.model_version] = left
+    else:
+        data["focus"].pop(outcome.model_version, None)
 
 
 def _reason(outcome: Outcome, unsure: bool) -> str:

@@ -38,9 +38,9 @@ WINDOW = 200
 STEP = 20
 LABEL_BUDGET = 600
 PACE: dict[str, dict[str, Any]] = {
-    "curate": {"budget": LABEL_BUDGET, "focus": 0.8, "random_share": 0.4},
+    "curate": {"budget": LABEL_BUDGET, "focus": 0.8, "random_share": 0.4, "focus_turns": 250},
     "plan": {"labels": 545, "again": 0.05},
-    "run_jobs": {"dataset": {"validation": 0.02, "test": 0.1}},
+    "run_jobs": {"dataset": {"validation": 0.08, "test": 0.1}},
 }
 """A world of a few thousand asks has to spend its labels sooner than a year of traffic would."""
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"

@@ -30,7 +30,7 @@ def alarm(version: str = "v1") -> Alarm:
 
 class Bench:
     def __init__(self, **settings: Any) -> None:
-        self.stage, self.store = Curate(CurateSettings(**settings)), MemoryState()
+        self.stage, self.store = Curate(CurateSettings(**({"focus_turns": 100_000} | settings))), MemoryState()
         self.offset, self.chance = 0, random.Random(7)
 
     def send(self, *records: Record) -> list[Sample]:
@@ -66,6 +66,15 @@ def test_after_an_alarm_about_every_second_failure_is_taken() -> None:
     assert 160 <= len(found) <= 240
     reasons = Counter(one.reason for one in found)
     assert reasons["failed"] > 5 * reasons["random"] > 0
+
+
+def test_an_alarm_that_does_not_come_again_is_forgotten() -> None:
+    bench = Bench(focus_turns=100, budget=10_000)
+    bench.send(alarm())
+    first, later = (len(bench.visits(100, verdict="failure")) for _ in range(2))
+    assert first > 2 * later
+    bench.send(alarm())
+    assert len(bench.visits(100, verdict="failure")) > 2 * later
 
 
 def test_an_alarm_on_another_version_changes_nothing() -> None:
