@@ -38,7 +38,7 @@ WINDOW = 200
 STEP = 20
 LABEL_BUDGET = 600
 PACE: dict[str, dict[str, Any]] = {
-    "curate": {"budget": LABEL_BUDGET, "focus": 0.8, "random_share": 0.4, "focus_turns": 250},
+    "curate": {"budget": LABEL_BUDGET, "focus": 0.8, "random_share": 0.7, "focus_turns": 250},
     "plan": {"labels": 545, "again": 0.05},
     "run_jobs": {"dataset": {"validation": 0.08, "test": 0.1}},
 }
