@@ -5,7 +5,7 @@ its chance: a small one for any turn (the random audit that keeps estimates hone
 that failed or that the agent was unsure of, and a much larger one once an alarm stands against their model
 version. The greater of the two is recorded as the sample's ``propensity``. Before an alarm only a share of
 the budget may be spent. Near-duplicates of recent samples are passed over, and no class takes more than its
-share of the focus. Turns whose consent does not cover training are never chosen, nor kept.
+share of the focus. Turns whose consent does not cover training, and mere thanks, are never chosen, nor kept.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from processors.bounds import shorten
 from processors.moments import micros, seconds
+from processors.reactions import is_closing
 from processors.stage import Event, Stage
 from processors.state import KeyState
 from processors.text import chance, normal, resemblance, sketch
@@ -32,8 +33,8 @@ class CurateSettings:
     """``budget``: samples per ``period_days``, of which ``calm_share`` may be spent without an alarm.
 
     ``watch``, ``focus``: the chance of a failed or unsure turn before and after an alarm, which holds for the next
-    ``focus_turns`` settled turns of its model version (a drift that is real alarms again and again); ``random_share``: the
-    chance of any turn, as a share of that. ``unsure_share``: the most uncertain share of recent turns that counts
+    ``focus_turns`` settled turns of its model version (a drift that is real alarms again and again).
+    ``random_share``: the chance of any turn, as a share of that. ``unsure_share``: the most uncertain share of recent turns that counts
     as unsure. ``alike_at``: resemblance (0 to 1) from which a text is a near-duplicate of a recent sample;
     ``copies``: how many of a kind are taken all the same. ``class_share``: the most of the focus that one predicted
     class may take. ``recent``, ``chosen_recent``: turns that wait for their outcome, and samples that new ones are
@@ -81,7 +82,7 @@ class Curate(Stage):
             shorten(data["focus"], _VERSIONS)
 
     def _keep(self, data: dict[str, Any], turn: Turn) -> None:
-        if turn.consent_train and normal(turn.input):
+        if turn.consent_train and normal(turn.input) and not is_closing(turn.input):
             data["turns"][turn.turn_id] = turn.model_dump(mode="json", exclude_defaults=True)
             shorten(data["turns"], self._settings.recent)
 

@@ -38,7 +38,14 @@ WINDOW = 200
 STEP = 20
 LABEL_BUDGET = 600
 PACE: dict[str, dict[str, Any]] = {
-    "curate": {"budget": LABEL_BUDGET, "focus": 0.8, "random_share": 0.7, "focus_turns": 250},
+    "curate": {
+        "budget": LABEL_BUDGET,
+        "focus": 0.8,
+        "random_share": 0.7,
+        "focus_turns": 250,
+        "alike_at": 0.6,
+        "copies": 1,
+    },
     "plan": {"labels": 545, "again": 0.05},
     "run_jobs": {"dataset": {"validation": 0.08, "test": 0.1}},
 }

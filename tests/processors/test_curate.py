@@ -164,7 +164,7 @@ def test_a_single_class_is_not_starved() -> None:
     assert len(bench.visits(200, verdict="failure", category="it")) > 70
 
 
-@pytest.mark.parametrize("given", [{"consent_train": False}, {"input": "  "}])
+@pytest.mark.parametrize("given", [{"consent_train": False}, {"input": "  "}, {"input": "thanks, that is all"}])
 def test_no_consent_or_no_text_no_sample(given: dict[str, Any]) -> None:
     bench = Bench(focus=1.0)
     bench.send(alarm())
