@@ -30,14 +30,15 @@ _CLASS_WARMUP = 10
 
 @dataclass(frozen=True, slots=True)
 class CurateSettings:
-    """``budget``: samples per ``period_days``, of which ``calm_share`` may be spent without an alarm. ``watch``,
-    ``focus``: the chance of a failed or unsure turn before and after an alarm, which holds for the next
+    """``budget``: samples per ``period_days``, of which ``calm_share`` may be spent without an alarm.
+
+    ``watch``, ``focus``: the chance of a failed or unsure turn before and after an alarm, which holds for the next
     ``focus_turns`` settled turns of its model version (a drift that is real alarms again and again).
-    ``random_share``: the chance of any turn, as a share of that. ``unsure_share``: the most uncertain share
-    of recent turns that counts as unsure. ``alike_at``: resemblance (0 to 1) from which a text is a
-    near-duplicate of a recent sample; ``copies``: how many of a kind are taken all the same. ``class_share``:
-    the most of the focus that one predicted class may take. ``recent``, ``chosen_recent``: turns that wait
-    for their outcome, and samples that new ones are compared with.
+    ``random_share``: the chance of any turn, as a share of that. ``unsure_share``: the most uncertain share of recent
+    turns that counts as unsure. ``alike_at``: resemblance (0 to 1) from which a text is a near-duplicate of a recent
+    sample; ``copies``: how many of a kind are taken all the same. ``class_share``: the most of the focus that one
+    predicted class may take. ``recent``, ``chosen_recent``: turns that wait for their outcome, and samples that new
+    ones are compared with.
     """
 
     budget: int = 600
