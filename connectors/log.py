@@ -25,6 +25,19 @@ class Entry:
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One entry as it is read back. ``offset`` counts within ``partition``."""
+
+    topic: str
+    offset: int
+    key: str
+    value: bytes
+    time: datetime
+    headers: dict[str, str]
+    partition: int = 0
+
+
 def entry_of(record: Record, time: datetime) -> Entry:
     """A record as an entry of its topic."""
     topic = topic_of(record)

@@ -24,7 +24,7 @@ from typing import IO
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from connectors.log import Entry
+from connectors.log import Entry, Stored
 from schemas import codec
 from schemas.errors import Invalid, Refused, Reject
 from schemas.events import EPOCH
@@ -68,18 +68,6 @@ class SqliteLogSettings:
     max_lag: int = 100_000
     durable: bool = False
     max_pages: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One entry as it is read back."""
-
-    topic: str
-    offset: int
-    key: str
-    value: bytes
-    time: datetime
-    headers: dict[str, str]
 
 
 class Transaction:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -70,6 +70,58 @@ class EngineConfig(Section):
     durable: bool = False
 
 
+class OAuthConfig(Section):
+    """Tokens for OAUTHBEARER by the client credentials grant."""
+
+    token_url: str = ""
+    client_id: str = ""
+    client_secret: SecretStr = SecretStr("")
+    scope: str = ""
+
+
+class KafkaConfig(Section):
+    """``brokers`` empty: the embedded engine. ``prefix`` goes before every topic and group name."""
+
+    brokers: str = ""
+    prefix: str = ""
+    partitions: int = Field(default=6, gt=0)
+    replication: int = Field(default=0, ge=0)
+    min_insync: int = Field(default=0, ge=0)
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    oauth: OAuthConfig = OAuthConfig()
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    key_password: SecretStr = SecretStr("")
+
+
+class RegistryConfig(Section):
+    """``url`` empty: no Schema Registry, values are Avro single objects. ``header``: which form is written."""
+
+    url: str = ""
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    ca_file: str = ""
+    header: Literal["prefix", "headers"] = "prefix"
+
+
+class WorkerConfig(Section):
+    """A Kafka worker, sink or job-runner. ``port`` 0: a free one. ``state_dir`` empty: below the data folder.
+
+    ``time`` is the clock of the timers: ``wall``, or ``log``, the newest time in the raw topics (for replays).
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)
+    state_dir: str = ""
+    batch_size: int = Field(default=500, gt=0)
+    stall_seconds: float = Field(default=60.0, gt=0)
+    time: Literal["wall", "log"] = "wall"
+
+
 class RedactConfig(Section):
     """``key`` empty: a key is made on first start and kept, readable by the owner alone, in the data folder."""
 
@@ -88,6 +140,9 @@ class Config(BaseSettings):
     models: ModelsConfig = Field(default_factory=ModelsConfig)
     engine: EngineConfig = EngineConfig()
     redact: RedactConfig = RedactConfig()
+    kafka: KafkaConfig = KafkaConfig()
+    registry: RegistryConfig = RegistryConfig()
+    worker: WorkerConfig = WorkerConfig()
     stages: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @classmethod

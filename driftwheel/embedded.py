@@ -20,10 +20,10 @@ from datetime import datetime, timedelta
 from multiprocessing import get_context
 from typing import Any
 
-from connectors.log import Entry, entry_of
+from connectors.log import Entry, Stored, entry_of
 from connectors.quarantine import Quarantine
 from connectors.sink import Sink
-from connectors.sqlite_log import SqliteLog, Stored, Transaction
+from connectors.sqlite_log import SqliteLog, Transaction
 from processors.stage import Message, Prepared, Stage, dead_letter
 from processors.state import KeyState
 from schemas import codec

@@ -61,8 +61,8 @@ def reference() -> str:
     parts += [
         "## Topics",
         "",
-        "| topic | record | partitions | kept |",
-        "| --- | --- | --- | --- |",
+        "| topic | record | kept |",
+        "| --- | --- | --- |",
         *_topics(),
         "",
     ]
@@ -130,7 +130,7 @@ def _topics() -> Iterator[str]:
     for topic in TOPICS:
         record = topic.record.__name__ if topic.record else "OTLP `ExportTraceServiceRequest`"
         kept = "newest of each" if topic.compacted else f"{topic.retention.total_seconds() / 86400:g} days"
-        yield f"| `{topic.name}` | {record} | {topic.partitions} | {kept} |"
+        yield f"| `{topic.name}` | {record} | {kept} |"
 
 
 def _errors() -> Iterator[str]:

@@ -29,7 +29,10 @@ _RECORD_BY_NAME = {record.__name__: record for record in RECORDS}
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One entry of a topic. ``time`` is when it was accepted; ``headers`` may hold ``tenant`` and ``agent``."""
+    """One entry of a topic. ``time`` is when it was accepted; ``headers`` may hold ``tenant`` and ``agent``.
+
+    ``offset`` counts within ``partition``; a log without partitions has the one, 0.
+    """
 
     topic: str
     offset: int
@@ -37,11 +40,12 @@ class Message:
     value: bytes
     time: datetime = EPOCH
     headers: dict[str, str] = field(default_factory=dict[str, str])
+    partition: int = 0
 
     @property
     def origin(self) -> str:
         """Where it stands: the same for every delivery of the same entry."""
-        return f"{self.topic}/{self.offset}"
+        return f"{self.topic}/{self.partition}/{self.offset}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +209,7 @@ def dead_letter(stage: str, message: Message, error: Invalid) -> DeadLetter:
         received_time=message.time,
         stage=stage,
         topic=message.topic,
+        partition=message.partition,
         offset=message.offset,
         reason=error.reason,
         detail=error.detail,

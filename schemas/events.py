@@ -351,6 +351,7 @@ class DeadLetter(Record):
     items: int = 1
     quarantine: str = ""
     received_time: Time = EPOCH
+    partition: int = 0
 
 
 class LedgerEntry(Record):

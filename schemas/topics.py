@@ -1,4 +1,4 @@
-"""Every topic: its name, record, key, partitions and retention. The closed list that both engines create.
+"""Every topic: its name, record, key and retention. The closed list that both engines create.
 
 Keys keep together what must stay in order: raw by trace, clean by session, alarms by cohort, control by agent.
 """
@@ -36,7 +36,6 @@ class Topic:
     record: type[Record] | None
     key: Callable[[Record], str]
     retention: timedelta = timedelta(days=7)
-    partitions: int = 6
     compacted: bool = False
     identity: Callable[[Record], str] = lambda record: record.event_id
     raw: bool = False
@@ -55,12 +54,12 @@ OUTCOMES = Topic("agent.outcomes", events.Outcome, _session)
 ALARMS = Topic("flywheel.alarms", events.Alarm, _cohort, retention=30 * _DAY)
 SAMPLES = Topic("flywheel.samples", events.Sample, _agent, retention=30 * _DAY)
 LABELS = Topic("flywheel.labels", events.Label, _agent, compacted=True)
-TRIGGERS = Topic("flywheel.triggers", events.Trigger, _agent, compacted=True, partitions=1)
-DATASETS = Topic("flywheel.datasets", events.DatasetVersion, _agent, compacted=True, partitions=1)
-JOBS = Topic("flywheel.jobs", events.Job, _agent, compacted=True, identity=_attribute("job_id"), partitions=1)
-EVALUATIONS = Topic("flywheel.evaluations", events.Evaluation, _agent, compacted=True, partitions=1)
-DEPLOYMENTS = Topic("flywheel.deployments", events.Deployment, _agent, retention=90 * _DAY, partitions=1)
-ERASURES = Topic("flywheel.erasures", events.Erasure, _agent, retention=90 * _DAY, partitions=1)
+TRIGGERS = Topic("flywheel.triggers", events.Trigger, _agent, compacted=True)
+DATASETS = Topic("flywheel.datasets", events.DatasetVersion, _agent, compacted=True)
+JOBS = Topic("flywheel.jobs", events.Job, _agent, compacted=True, identity=_attribute("job_id"))
+EVALUATIONS = Topic("flywheel.evaluations", events.Evaluation, _agent, compacted=True)
+DEPLOYMENTS = Topic("flywheel.deployments", events.Deployment, _agent, retention=90 * _DAY)
+ERASURES = Topic("flywheel.erasures", events.Erasure, _agent, retention=90 * _DAY)
 DEAD_LETTERS = Topic("flywheel.deadletters", events.DeadLetter, _agent, retention=30 * _DAY)
 LEDGER = Topic("flywheel.ledger", events.LedgerEntry, _agent, retention=30 * _DAY)
 

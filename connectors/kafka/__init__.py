@@ -1,0 +1,1 @@
+"""Apache Kafka: how to reach it, its topics, and the log that producers append to."""
