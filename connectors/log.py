@@ -16,13 +16,17 @@ from schemas.topics import topic_of
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry to append. ``time`` is when it was accepted (UTC)."""
+    """One entry to append. ``time`` is when it was accepted (UTC).
+
+    ``identity``: in a compacted topic, what a newer entry replaces it by; '' elsewhere.
+    """
 
     topic: str
     key: str
     value: bytes
     time: datetime
     headers: dict[str, str] = field(default_factory=dict[str, str])
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,8 @@ class Stored:
 def entry_of(record: Record, time: datetime) -> Entry:
     """A record as an entry of its topic."""
     topic = topic_of(record)
-    return Entry(topic.name, topic.key(record), codec.encode(record), time)
+    replaces = topic.identity(record) if topic.compacted else ""
+    return Entry(topic.name, topic.key(record), codec.encode(record), time, identity=replaces)
 
 
 class Log(Protocol):

@@ -23,7 +23,8 @@ from typing import Any
 from connectors.log import Entry, Stored, entry_of
 from connectors.quarantine import Quarantine
 from connectors.sink import Sink
-from connectors.sqlite_log import SqliteLog, Transaction
+from connectors.sqlite_log import SqliteLog
+from driftwheel.buffered import BufferedState
 from processors.stage import Message, Prepared, Stage, dead_letter
 from processors.state import KeyState
 from schemas import codec
@@ -63,54 +64,6 @@ class EngineSettings:
     def pause(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row."""
         return min(self.retry_limit, self.retry_seconds * 2 ** min(failures - 1, 20))
-
-
-class BufferedState:
-    """A StateStore of one stage over the log: reads through, keeps what is put until ``write``.
-
-    ``only`` narrows ``due`` to one key.
-    """
-
-    def __init__(self, log: SqliteLog, stage: str, only: str | None = None) -> None:
-        self._log, self._stage, self._only = log, stage, only
-        self._read: dict[str, str | None] = {}
-        self._changed: dict[str, tuple[str, datetime | None] | None] = {}
-
-    def get(self, key: str) -> KeyState | None:
-        """See StateStore."""
-        if key in self._changed:
-            put = self._changed[key]
-            text = None if put is None else put[0]
-        else:
-            text = self._read[key] = self._log.state(self._stage, key)
-        return None if text is None else KeyState.load(text)
-
-    def put(self, key: str, state: KeyState) -> None:
-        """See StateStore. What was read and put back unchanged is not written."""
-        text = state.dump()
-        if key in self._changed or text != self._read.get(key):
-            self._changed[key] = (text, state.due)
-
-    def delete(self, key: str) -> None:
-        """See StateStore."""
-        self._changed[key] = None
-
-    def due(self, now: datetime) -> list[str]:
-        """See StateStore."""
-        return self._log.due_keys(self._stage, now) if self._only is None else [self._only]
-
-    @property
-    def changed(self) -> bool:
-        """Whether there is anything to write."""
-        return bool(self._changed)
-
-    def write(self, transaction: Transaction) -> None:
-        """Write what was put and deleted."""
-        for key, put in self._changed.items():
-            if put is None:
-                transaction.delete_state(self._stage, key)
-            else:
-                transaction.put_state(self._stage, key, *put)
 
 
 class _Workers:
@@ -205,7 +158,7 @@ class Engine:
                 return False
             batch = [_message(entry) for entry in entries]
             prepared = self._workers.prepare(stage, batch)
-            state = BufferedState(self._log, stage.name)
+            state = self._state(stage)
             records = stage.apply(batch, prepared, state)
             self._commit(stage.name, self._entries(records, entries), nexts, state)
         self._on_batch(stage.name, len(batch), len(records), time.perf_counter() - began)
@@ -234,11 +187,11 @@ class Engine:
 
     def _expire(self, stage: Stage, now: datetime, only: str | None = None) -> bool:
         began = time.perf_counter()
-        state = BufferedState(self._log, stage.name, only)
+        state = self._state(stage, only)
         records = stage.expire(state, now)
-        if not records and not state.changed and not stage.effects:
+        if not records and not state.changes and not stage.effects:
             raise RuntimeError(f"{stage.name}: tick changed nothing of a key that is due, it would be called for ever")
-        moved = bool(records) or state.changed
+        moved = bool(records or state.changes)
         if moved:
             self._commit(stage.name, self._entries(records, ()), {}, state)
         self._on_batch(stage.name, 0, len(records), time.perf_counter() - began)
@@ -282,12 +235,23 @@ class Engine:
         self._on_batch(sink.name, len(entries), len(dead), time.perf_counter() - began)
         return True
 
+    def _state(self, stage: Stage, only: str | None = None) -> BufferedState:
+        """The stage's state; ``only`` narrows what is due to one key."""
+
+        def due(now: datetime) -> list[str]:
+            return self._log.due_keys(stage.name, now) if only is None else [only]
+
+        return BufferedState(lambda key: self._log.state(stage.name, key), due)
+
     def _commit(
         self, consumer: str, entries: Sequence[Entry], nexts: dict[str, int], state: BufferedState | None = None
     ) -> None:
         with self._log.transaction() as transaction:
-            if state is not None:
-                state.write(transaction)
+            for key, put in state.changes.items() if state is not None else ():
+                if put is None:
+                    transaction.delete_state(consumer, key)
+                else:
+                    transaction.put_state(consumer, key, *put)
             transaction.append(entries)
             transaction.advance(consumer, nexts)
 

@@ -65,6 +65,7 @@ class Assemble(Stage):
     name = "assemble"
     sources = (SPANS,)
     emits = (TURNS, SIGNALS)
+    by = "session"
 
     def __init__(self, settings: AssembleSettings | None = None) -> None:
         self._settings = settings or AssembleSettings()

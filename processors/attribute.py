@@ -44,6 +44,7 @@ class Attribute(Stage):
     name = "attribute"
     sources = (SCORES, SIGNALS)
     emits = (OUTCOMES,)
+    by = "session"
 
     def __init__(self, settings: AttributeSettings | None = None) -> None:
         self._settings = settings or AttributeSettings()

@@ -59,6 +59,7 @@ class ScoreTurns(Stage):
     sources = (TURNS,)
     emits = (SCORES,)
     memo_size = 0
+    by = None
 
     def __init__(self, settings: ScoreSettings | None = None) -> None:
         self._settings = settings or ScoreSettings()

@@ -21,7 +21,7 @@ from processors.state import KeyState, StateStore
 from schemas import codec
 from schemas.errors import Invalid
 from schemas.events import EPOCH, RECORDS, DeadLetter, Record, identity
-from schemas.topics import BY_NAME, Topic
+from schemas.topics import BY_NAME, By, Topic
 
 UNKNOWN = "unknown"
 _RECORD_BY_NAME = {record.__name__: record for record in RECORDS}
@@ -73,6 +73,9 @@ class Stage(ABC):
     """Recent events remembered per key; 0: stateless, the same event always emits the same records."""
     memo_emits: ClassVar[bool] = True
     """Whether the memo keeps what was emitted; a stage that does not overrides ``repeat``."""
+    by: ClassVar[By | None] = "agent"
+    """What shares a state key; None: there is no state. An engine with partitions has the records of one key in one
+    partition: where a source topic is partitioned by something else, it moves the events first."""
     heavy: ClassVar[bool] = False
     """Whether ``prepare`` is worth a worker process."""
     effects: ClassVar[bool] = False
@@ -168,6 +171,11 @@ class Stage(ABC):
                 out.extend(self.tick(key, state, now))
                 _keep(store, key, state)
         return out
+
+
+def is_routed(stage: type[Stage] | Stage) -> bool:
+    """Whether a stage's events have to move to the partition of their state key."""
+    return stage.by is not None and any(topic.by != stage.by for topic in stage.sources)
 
 
 def _keep(store: StateStore, key: str, state: KeyState) -> None:

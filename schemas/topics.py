@@ -1,6 +1,6 @@
 """Every topic: its name, record, key and retention. The closed list that both engines create.
 
-Keys keep together what must stay in order: raw by trace, clean by session, alarms by cohort, control by agent.
+Keys keep together what must stay in order: clean records by session, alarms by cohort, control by agent.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 
 from schemas import events
 from schemas.events import Record
@@ -24,12 +25,17 @@ def _agent(record: Record) -> str:
     return f"{record.tenant}/{record.agent}"
 
 
+By = Literal["producer", "trace", "session", "cohort", "agent"]
+"""What records share a partition."""
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
     """A named log of one kind of record. ``record`` None: OTLP protobuf bytes, carried unchanged.
 
     ``compacted`` topics keep the newest record of every ``identity`` for ever; the others drop what is older
-    than ``retention``. ``raw`` topics hold what has not been redacted and have one reader.
+    than ``retention``. ``raw`` topics hold what has not been redacted and have one reader. ``by``: what shares a
+    partition, by the record's ``key``; raw topics by what their producers choose.
     """
 
     name: str
@@ -39,19 +45,20 @@ class Topic:
     compacted: bool = False
     identity: Callable[[Record], str] = lambda record: record.event_id
     raw: bool = False
+    by: By = "agent"
 
 
 _DAY = timedelta(days=1)
 _session, _cohort = _attribute("session_id"), _attribute("cohort")
 
-OTLP_SPANS = Topic("otlp_spans", None, _agent, retention=_DAY, raw=True)
-SIGNALS_RAW = Topic("agent.signals.raw", events.RawSignal, _agent, retention=_DAY, raw=True)
-SPANS = Topic("agent.spans", events.Span, _session)
-SIGNALS = Topic("agent.signals", events.Signal, _session)
-TURNS = Topic("agent.turns", events.Turn, _session)
-SCORES = Topic("agent.scores", events.Score, _session)
-OUTCOMES = Topic("agent.outcomes", events.Outcome, _session)
-ALARMS = Topic("flywheel.alarms", events.Alarm, _cohort, retention=30 * _DAY)
+OTLP_SPANS = Topic("otlp_spans", None, _agent, retention=_DAY, raw=True, by="producer")
+SIGNALS_RAW = Topic("agent.signals.raw", events.RawSignal, _agent, retention=_DAY, raw=True, by="producer")
+SPANS = Topic("agent.spans", events.Span, _session, by="session")
+SIGNALS = Topic("agent.signals", events.Signal, _session, by="session")
+TURNS = Topic("agent.turns", events.Turn, _session, by="session")
+SCORES = Topic("agent.scores", events.Score, _session, by="session")
+OUTCOMES = Topic("agent.outcomes", events.Outcome, _session, by="session")
+ALARMS = Topic("flywheel.alarms", events.Alarm, _cohort, retention=30 * _DAY, by="cohort")
 SAMPLES = Topic("flywheel.samples", events.Sample, _agent, retention=30 * _DAY)
 LABELS = Topic("flywheel.labels", events.Label, _agent, compacted=True)
 TRIGGERS = Topic("flywheel.triggers", events.Trigger, _agent, compacted=True)

@@ -42,6 +42,7 @@ class Redact(Stage):
     emits = (SPANS, SIGNALS, LABELS, LEDGER)
     memo_size = 2_048
     memo_emits = False
+    by = "trace"
     heavy = True
 
     def __init__(self, settings: RedactSettings | None = None) -> None:

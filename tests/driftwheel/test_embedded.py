@@ -15,7 +15,7 @@ from connectors.log import Entry, entry_of
 from connectors.quarantine import Quarantine
 from connectors.sink import MemorySink
 from connectors.sqlite_log import SqliteLog, SqliteLogSettings
-from driftwheel.embedded import BufferedState, Engine, EngineSettings
+from driftwheel.embedded import Engine, EngineSettings
 from processors.stage import Event, Message, Prepared, Stage, forget
 from processors.state import KeyState, MemoryState
 from schemas import codec
@@ -476,20 +476,6 @@ def test_trim_drops_what_is_old(log: SqliteLog, tmp_path: Path, caplog: pytest.L
     engine.trim()
     assert (log.scan(SIGNALS_RAW), list((tmp_path / "q").iterdir())) == ([], [])
     assert "agent.signals.raw: 1 entries passed their retention before every consumer had read them" in caplog.text
-
-
-def test_buffered_state_keeps_puts_to_itself_until_written(log: SqliteLog) -> None:
-    state = BufferedState(log, "s")
-    state.put("a", KeyState({"n": 1}, due=T0))
-    state.put("b", KeyState({"n": 2}))
-    state.delete("b")
-    assert (state.get("a"), state.get("b"), log.state("s", "a")) == (KeyState({"n": 1}, due=T0), None, None)
-    with log.transaction() as transaction:
-        state.write(transaction)
-    assert (BufferedState(log, "s").get("a"), log.state("s", "b")) == (KeyState({"n": 1}, due=T0), None)
-    same = BufferedState(log, "s")
-    same.put("a", same.get("a") or KeyState())
-    assert not same.changed
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -22,7 +22,8 @@ import pytest
 
 from connectors.log import Entry, entry_of
 from connectors.sqlite_log import SqliteLog, SqliteLogSettings
-from driftwheel.embedded import BufferedState, Engine, EngineSettings
+from driftwheel.buffered import BufferedState
+from driftwheel.embedded import Engine, EngineSettings
 from processors.stage import Event, Stage
 from processors.state import KeyState
 from schemas import codec

@@ -1,0 +1,176 @@
+"""A lane's table: keyed state on this machine's disk (RocksDB), with its truth in a compacted topic.
+
+The topic is written in the same transaction as everything else that a batch causes; the disk follows after the commit,
+with the offset up to which it follows. So the disk may lag behind the topic, never lead, and opening a table reads what
+the disk lacks: after a crash a moment's worth, on a new machine everything. A folder that is lost, or that has not been
+opened for so long that deletions may have left the topic, is built anew.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+
+from connectors.kafka.settings import KafkaSettings, client_options
+from schemas.errors import Retry
+
+POSITIONS = "\0positions"
+"""The key of a lane's input positions: by topic, the next offset that has not been worked on."""
+_CHECKPOINT = b"\0checkpoint"
+_STALE_SECONDS = 3 * 86_400
+"""Half of what the topic keeps deletions for, and some."""
+_SILENCE = 60.0
+_WRITE_BUFFER = 4 << 20
+_BLOCK_CACHE = 8 << 20
+
+
+class Table:
+    """One lane's keys and texts in ``folder``. Raises Retry while it is open elsewhere.
+
+    Not thread-safe: a lane works on one batch at a time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        if folder.exists() and time.time() - _opened_at(folder) > _STALE_SECONDS:
+            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._db = _opened(folder)
+        _mark_open(folder)
+
+    def get(self, key: str) -> str | None:
+        """A key's text."""
+        found = self._db.get(_bytes(key))
+        return None if found is None else cast("bytes", found).decode()
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Every key and its text."""
+        for key, value in cast("Iterator[tuple[bytes, bytes]]", self._db.items()):
+            if key not in (_CHECKPOINT, POSITIONS.encode()):
+                yield key.decode(), value.decode()
+
+    @property
+    def checkpoint(self) -> int:
+        """The next offset of the topic that the disk does not have."""
+        found = self._db.get(_CHECKPOINT)
+        return 0 if found is None else int(found)
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Where each input topic goes on."""
+        return json.loads(self.get(POSITIONS) or "{}")
+
+    def write(self, changes: Mapping[str, str | None], checkpoint: int) -> None:
+        """What a committed transaction changed (None: deleted), whole or not at all."""
+        batch = WriteBatch(raw_mode=True)
+        for key, text in changes.items():
+            if text is None:
+                batch.delete(_bytes(key))
+            else:
+                batch.put(_bytes(key), _bytes(text))
+        batch.put(_CHECKPOINT, str(checkpoint).encode())
+        self._db.write(batch)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        _mark_open(self._folder)
+        self._db.close()
+
+
+def _opened(folder: Path) -> Rdict:
+    try:
+        return Rdict(str(folder), _options())
+    except Exception as error:
+        if "lock" in str(error).lower():
+            raise Retry(f"{folder} is still open elsewhere") from error
+        raise
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_write_buffer_size(_WRITE_BUFFER)
+    options.set_max_write_buffer_number(2)
+    options.set_max_open_files(64)
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(1 << 20)
+    options.set_compression_type(DBCompressionType.lz4())
+    blocks = BlockBasedOptions()
+    blocks.set_block_cache(Cache(_BLOCK_CACHE))
+    options.set_block_based_table_factory(blocks)
+    return options
+
+
+def _mark_open(folder: Path) -> None:
+    (folder / "OPENED").write_text(str(int(time.time())))
+
+
+def _opened_at(folder: Path) -> float:
+    with suppress(OSError, ValueError):
+        return float((folder / "OPENED").read_text())
+    return 0.0
+
+
+def recover(settings: KafkaSettings, stage: str, partition: int, table: Table, alive: Callable[[], None]) -> int:
+    """Bring a table up to the end of its topic; returns how many records that took. ``alive`` is called as it goes.
+
+    To be called by the partition's only writer, once no transaction of an earlier one is open any more. Raises Retry
+    when the brokers are silent.
+    """
+    options = client_options(settings) | {
+        "group.id": settings.group(stage),
+        "enable.auto.commit": False,
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,
+        "auto.offset.reset": "earliest",
+        "queued.max.messages.kbytes": 16_384,
+    }
+    consumer = Consumer(options)
+    try:
+        consumer.assign([TopicPartition(settings.state_topic(stage), partition, table.checkpoint)])
+        return _follow(consumer, table, alive)
+    finally:
+        consumer.close()
+
+
+def _follow(consumer: Consumer, table: Table, alive: Callable[[], None]) -> int:
+    count, silent_since = 0, time.monotonic()
+    while True:
+        messages = consumer.consume(1000, 1.0)
+        alive()
+        changes, checkpoint, ended = _sorted(messages)
+        if checkpoint:
+            table.write(changes, checkpoint)
+            count, silent_since = count + len(messages), time.monotonic()
+        if ended:
+            return count
+        if time.monotonic() - silent_since > _SILENCE:
+            raise Retry(f"the brokers have not sent a stage's state for {_SILENCE:.0f} s")
+
+
+def _sorted(messages: list[Message]) -> tuple[dict[str, str | None], int, bool]:
+    changes: dict[str, str | None] = {}
+    checkpoint, ended = 0, False
+    for message in messages:
+        error = message.error()
+        if error is None:
+            value = message.value()
+            changes[(message.key() or b"").decode()] = None if value is None else value.decode()
+            checkpoint = (message.offset() or 0) + 1
+        elif error.code() == KafkaError._PARTITION_EOF:
+            ended = True
+        elif not error.retriable() and error.code() >= 0:
+            raise KafkaException(error)
+    return changes, checkpoint, ended

@@ -1,0 +1,187 @@
+"""What feeds one lane: messages come in from the event loop, are worked on in a thread, and timers are run.
+
+A lane's queue is bounded: when it is full, whoever brings messages waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from connectors.kafka.gaps import records_between
+from connectors.kafka.wire import Headers
+from connectors.log import Stored
+from driftwheel.lane import Lane, LaneLost, LaneSettings
+from driftwheel.routing import INBOX
+from processors.stage import Message
+from schemas.errors import Retry
+from schemas.topics import BY_NAME
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+LOST_SECONDS = 10.0
+"""How long a lane that another process has taken waits before it asks for it again: a rebalance tells sooner."""
+WATCH_SECONDS = 60.0
+"""For so long after a rebalance the lanes look into every hole in their offsets."""
+_BATCH_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What all runners of one stage share.
+
+    ``batch_size`` messages at a time; twice as many are taken in. ``tick_seconds`` bounds how late a timer is seen;
+    ``now`` is their clock. ``fail`` is told of a defect.
+    """
+
+    lanes: LaneSettings
+    batch_size: int
+    tick_seconds: float
+    pool: ThreadPoolExecutor
+    now: Callable[[], datetime]
+    fail: Callable[[], None]
+
+
+Arrival = tuple[Stored, Headers]
+"""A message on its way to a lane, with its headers as they came."""
+
+
+class Closed(Exception):
+    """The lane takes no more messages."""
+
+
+class LaneRunner:
+    """Feeds one lane from the event loop: takes messages in, works on them in a thread, runs the timers."""
+
+    def __init__(self, lane: Lane, feed: Feed) -> None:
+        self.lane, self._feed = lane, feed
+        self._waiting: deque[Arrival] = deque()
+        self._bytes = 0
+        self._news, self._space = asyncio.Event(), asyncio.Event()
+        self._closing = False
+        self._watch_until = 0.0
+        self.open = False
+        """Whether the lane is open for work."""
+        self._task = asyncio.create_task(self._run(), name=str(lane))
+
+    def watch(self) -> None:
+        """A rebalance has just ended: look into holes for a while."""
+        self._watch_until = time.monotonic() + WATCH_SECONDS
+
+    async def put(self, arrival: Arrival) -> None:
+        """Take a message in; waits while the lane has enough, so that its topics pause. Raises Closed."""
+        while not self._closing and self._full:
+            self._space.clear()
+            await self._space.wait()
+        if self._closing:
+            raise Closed
+        self._waiting.append(arrival)
+        self._bytes += len(arrival[0].value)
+        self._news.set()
+
+    @property
+    def _full(self) -> bool:
+        return len(self._waiting) >= 2 * self._feed.batch_size or self._bytes >= _BATCH_BYTES
+
+    async def close(self) -> None:
+        """Let go of the lane, once the batch under way is done."""
+        self._closing = True
+        self._news.set()
+        self._space.set()
+        await self._task
+
+    async def _run(self) -> None:
+        try:
+            while not self._closing:
+                try:
+                    await self._in_thread(self.lane.open)
+                    self.open = True
+                    while not self._closing:
+                        await self._turn()
+                except LaneLost as error:
+                    self.open = False
+                    logger.warning("%s", error)
+                    await self._pause(LOST_SECONDS)
+            await self._in_thread(self.lane.close)
+        except Exception:
+            logger.exception("%s: a defect; the process ends and what is not committed comes again", self.lane)
+            self._feed.fail()
+
+    async def _turn(self) -> None:
+        batch = self._take()
+        if batch:
+            await self._in_thread(lambda: self._work(batch))
+        else:
+            await self._pause(self._feed.tick_seconds)
+        now = self._feed.now()
+        due = self.lane.next_due
+        if due is not None and due <= now:
+            await self._in_thread(lambda: self.lane.tick(now))
+
+    async def _pause(self, seconds: float) -> None:
+        """Until there is news, or so long."""
+        if not self._waiting and not self._closing:
+            self._news.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), seconds)
+
+    def _take(self) -> list[Arrival]:
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._feed.batch_size))]
+        self._bytes -= sum(len(stored.value) for stored, _ in batch)
+        self._space.set()
+        return batch
+
+    async def _in_thread(self, work: Callable[[], object]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._feed.pool, work)
+
+    # In a thread.
+
+    def _work(self, batch: Sequence[Arrival]) -> None:
+        messages = [self._message(*arrival) for arrival in self._without_leaps(batch)]
+        if messages:
+            self.lane.process(messages)
+
+    def _without_leaps(self, batch: Sequence[Arrival]) -> list[Arrival]:
+        """The batch without messages that came ahead of others, which will come again in their order."""
+        if time.monotonic() > self._watch_until:
+            return list(batch)
+        nexts = dict(self.lane.positions)
+        kept: list[Arrival] = []
+        for stored, headers in batch:
+            expected = nexts.get(stored.topic, 0)
+            if stored.offset > expected and self._records_between(stored.topic, expected, stored.offset):
+                logger.warning("%s: offset %d came ahead of %d, it will come again", self.lane, stored.offset, expected)
+                continue
+            nexts[stored.topic] = max(stored.offset + 1, expected)
+            kept.append((stored, headers))
+        return kept
+
+    def _records_between(self, topic: str, first: int, before: int) -> bool:
+        kafka = self._feed.lanes.kafka
+        name = kafka.inbox(self.lane.stage.name) if topic == INBOX else kafka.topic(topic)
+        return self._patiently(lambda: records_between(kafka, name, self.lane.partition, first, before))
+
+    def _message(self, stored: Stored, headers: Headers) -> Message:
+        value = stored.value
+        if value and stored.topic != INBOX and BY_NAME[stored.topic].record is not None:
+            value = self._patiently(lambda: self._feed.lanes.framing.unwrap(stored.topic, stored.value, headers))
+        return Message(stored.topic, stored.offset, stored.key, value, stored.time, stored.headers, stored.partition)
+
+    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+        """The answer of a system that may be away for a while. Raises LaneLost when the process stops meanwhile."""
+        while not self._feed.lanes.stopping.is_set():
+            try:
+                return ask()
+            except Retry as error:
+                logger.warning("%s: %s; it tries again", self.lane, error)
+                self._feed.lanes.stopping.wait(1.0)
+        raise LaneLost(f"{self.lane}: told to stop")

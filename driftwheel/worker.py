@@ -1,0 +1,299 @@
+"""The Kafka engine: stages as Faust agents, each in a consumer group of its own.
+
+Faust brings messages to the lanes (see ``driftwheel.lane``) and follows the group's rebalances; it neither commits nor
+keeps state, since neither would be one with what a batch emits. One process runs any stages; more processes with the
+same stages share their partitions.
+
+What Faust 0.15 does unless it is told otherwise, and what is done about it here: an agent that raises loses its event
+(the body never raises: a defect ends the process, and Kafka delivers again); default agent names come from module paths
+(they are given); its web server binds all addresses (it is off); its assignor without tables does not keep partitions
+of different topics together (Kafka's range assignment does); its consumer reads what was not committed (it is told to
+read committed records) and dies of a codec whose library is missing (they are installed); a consumer that died leaves
+the application standing (it is looked after); sessions last a minute (here 10 s); its commits may pass a message that
+was not worked on, where offsets have holes (it never commits).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, cast
+
+import aiokafka
+import faust
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.wire import Headers, stored_of
+from driftwheel.lane import Lane, LaneSettings
+from driftwheel.lane_runner import Arrival, Closed, Feed, LaneRunner
+from driftwheel.routing import INBOX
+from processors.stage import Stage, is_routed
+
+logger = logging.getLogger(__name__)
+
+
+DEFECT = 70
+"""Exit code after a defect (sysexits' EX_SOFTWARE): whoever supervises the process starts it again."""
+SESSION_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """``batch_size`` messages of a lane at a time; a lane takes twice as many in before its topics pause.
+
+    ``tick_seconds`` bounds how late a timer is seen; ``threads`` work on lanes side by side.
+    """
+
+    batch_size: int = 500
+    tick_seconds: float = 0.5
+    threads: int = 16
+
+
+class _Thread(driver.AIOKafkaConsumerThread):
+    """A consumer of committed records, whose partitions of different topics stay together."""
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"  # pyright: ignore[reportPrivateUsage]  # Faust has no setting
+        consumer._partition_assignment_strategy = [RangePartitionAssignor]  # pyright: ignore[reportPrivateUsage]
+        return consumer
+
+
+class _Consumer(driver.Consumer):
+    def _new_consumer_thread(self) -> _Thread:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+
+class _Transport(driver.Transport):
+    Consumer = _Consumer
+
+
+class _App(faust.App):
+    def _new_transport(self) -> _Transport:
+        return _Transport(self.conf.broker_consumer, self)
+
+
+def make_app(stage: Stage, kafka: KafkaSettings) -> faust.App:
+    """The Faust application of one stage: no web server, no tables, no topics made, nothing committed."""
+    return _App(
+        kafka.group(stage.name),
+        broker=[f"kafka://{address.strip()}" for address in kafka.brokers.split(",")],
+        broker_credentials=_credentials(kafka),
+        broker_session_timeout=SESSION_SECONDS,
+        broker_heartbeat_interval=3.0,
+        broker_rebalance_timeout=30.0,
+        broker_commit_livelock_soft_timeout=1e9,
+        consumer_auto_offset_reset="earliest",
+        stream_buffer_maxsize=1024,
+        store="memory://",
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+    )
+
+
+def _credentials(kafka: KafkaSettings) -> Any:
+    if kafka.protocol == "PLAINTEXT":
+        return None
+    from connectors.kafka.oauth import OAuthTokens
+
+    from connectors.kafka.settings import ssl_context
+
+    if kafka.sasl and kafka.mechanism == "OAUTHBEARER":
+        return faust.auth.OAuthCredentials(oauth_cb=_Tokens(OAuthTokens(kafka.oauth)), ssl_context=ssl_context(kafka))
+    if kafka.sasl:
+        return faust.SASLCredentials(
+            username=kafka.username,
+            password=kafka.password,
+            mechanism=kafka.mechanism,
+            ssl_context=ssl_context(kafka),
+        )
+    return faust.SSLCredentials(ssl_context(kafka)) if kafka.tls else None
+
+
+class _Tokens(AbstractTokenProvider):
+    """OAuth tokens as aiokafka asks for them."""
+
+    def __init__(self, tokens: Any) -> None:
+        self._tokens = tokens
+
+    async def token(self) -> Any:
+        """The token of the next connection."""
+        return await asyncio.to_thread(self._tokens.token)
+
+
+class StageWorker:
+    """One stage of a worker: its Faust application and its lanes. To be made inside of the event loop."""
+
+    def __init__(self, stage: Stage, feed: Feed) -> None:
+        self.stage, self._feed = stage, feed
+        self.runners: dict[int, LaneRunner] = {}
+        self.assigned = False
+        self._turn = threading.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+        kafka = feed.lanes.kafka
+        self._names = {kafka.topic(topic): topic.name for topic in stage.sources}
+        if is_routed(stage):
+            self._names[kafka.inbox(stage.name)] = INBOX
+        self.app = make_app(stage, kafka)
+        topic = self.app.topic(*self._names, key_serializer="raw", value_serializer="raw", acks=False)
+        self.app.agent(topic, name=kafka.group(stage.name), concurrency=1)(self._read)
+        self.app.on_partitions_assigned.connect(cast("Any", self._on_assigned), weak=False)
+        self.app.on_partitions_revoked.connect(cast("Any", self._on_revoked), weak=False)
+        self.app.finalize()
+
+    async def _read(self, stream: Any) -> None:
+        """The agent. It never raises: an event that was being worked on when it did would be lost."""
+        async for event in stream.noack().events():
+            runner = self.runners.get(event.message.partition)
+            if runner is None:
+                continue  # of a partition that has gone to another worker
+            with suppress(Closed):
+                await runner.put(self._arrival(event.message))
+
+    def _arrival(self, message: Any) -> Arrival:
+        given = message.headers or []
+        headers: Headers = list(given.items()) if isinstance(given, dict) else list(given)
+        time = round(message.timestamp * 1000)
+        topic = self._names[message.topic]
+        place = (topic, message.partition, message.offset)
+        return stored_of(*place, message.key, message.value, time, headers), headers
+
+    async def _on_assigned(self, app: Any, assigned: set[TP], **_: Any) -> None:
+        del app
+        owned = {tp.partition for tp in assigned}
+        torn = [
+            partition
+            for partition in owned
+            if {tp.topic for tp in assigned if tp.partition == partition} != set(self._names)
+        ]
+        if torn:
+            logger.error(
+                "%s: partitions %s of its topics are not together: driftwheel topics plan", self.stage.name, torn
+            )
+            self._feed.fail()
+            return
+        for partition in set(self.runners) - owned:
+            self._drop(partition)
+        for partition in owned - set(self.runners):
+            self.runners[partition] = LaneRunner(Lane(self.stage, partition, self._feed.lanes, self._turn), self._feed)
+        for runner in self.runners.values():
+            runner.watch()
+        self.assigned = True
+        logger.info("%s: has partitions %s", self.stage.name, sorted(owned))
+
+    async def _on_revoked(self, app: Any, revoked: set[TP], **_: Any) -> None:
+        """Nothing is waited for: what is under way either commits first or is refused."""
+        del app, revoked
+        self.assigned = False
+
+    @property
+    def crashed(self) -> bool:
+        """Whether Faust gave up."""
+        return self.app.crashed or (self.app._consumer is not None and self.app.consumer.crashed)  # pyright: ignore[reportPrivateUsage]
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has partitions (or there are none left to have) and every lane is open."""
+        return self.assigned and all(runner.open for runner in self.runners.values())
+
+    def _drop(self, partition: int) -> None:
+        task = asyncio.create_task(self.runners.pop(partition).close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def start(self) -> None:
+        """Join the group; returns once partitions are assigned, or there are none left to have."""
+        await self.app.start()
+
+    async def stop(self) -> None:
+        """Leave the group and close the lanes, after the batches under way."""
+        await self.app.stop()
+        for partition in list(self.runners):
+            self._drop(partition)
+        await asyncio.gather(*self._closing)
+
+
+class Worker:
+    """Stages in one process. ``run`` until ``stop``, or until a defect."""
+
+    def __init__(
+        self, stages: Sequence[Stage], lanes: LaneSettings, settings: WorkerSettings, now: Callable[[str], datetime]
+    ) -> None:
+        self._stages, self._lanes, self._settings, self._now = stages, lanes, settings, now
+        self.workers: list[StageWorker] = []
+        self.failed = False
+        self._ended: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def run(self) -> None:
+        """Work until told to stop. Returns after a graceful end; ``failed`` says whether a defect was the reason."""
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        with ThreadPoolExecutor(self._settings.threads, "lane") as pool:
+            for stage in self._stages:
+                self.workers.append(StageWorker(stage, self._feed(stage, pool)))
+            starts = [asyncio.create_task(self._start(worker)) for worker in self.workers]
+            await self._until_ended(self._ended)
+            self._lanes.stopping.set()
+            if self.failed:
+                return
+            for task in starts:
+                task.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
+            await asyncio.gather(*(worker.stop() for worker in self.workers))
+
+    async def _until_ended(self, ended: asyncio.Event) -> None:
+        while not ended.is_set():
+            for worker in self.workers:
+                if worker.crashed:
+                    logger.error("%s: its consumer died; the process ends", worker.stage.name)
+                    self._fail()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), 1.0)
+
+    def _feed(self, stage: Stage, pool: ThreadPoolExecutor) -> Feed:
+        settings = self._settings
+        now = partial(self._now, stage.name)
+        return Feed(self._lanes, settings.batch_size, settings.tick_seconds, pool, now, self._fail)
+
+    async def _start(self, worker: StageWorker) -> None:
+        try:
+            await worker.start()
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            logger.exception("%s: the consumer cannot be started", worker.stage.name)
+            self._fail()
+
+    def _fail(self) -> None:
+        self.failed = True
+        self.stop()
+
+    def stop(self) -> None:
+        """End ``run``; from any thread."""
+        if self._loop is not None and self._ended is not None:
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every stage has its partitions and has opened their lanes."""
+        return bool(self.workers) and all(worker.ready for worker in self.workers)
+
+
+def run_worker(worker: Worker) -> None:
+    """Run until the end; a defect ends the whole process at once, so that nothing of it is taken for done."""
+    asyncio.run(worker.run())
+    if worker.failed:
+        os._exit(DEFECT)
