@@ -1,5 +1,6 @@
 # Driftwheel: `make demo` runs the wheel, `make test` the tests. Both set everything up first.
-# Needs Python 3.11 or newer, make and a Python package registry; nothing else.
+# Needs Python 3.11 or newer, make and a Python package registry; nothing else. Tests on a real Kafka broker need Java 17
+# and Maven besides (`make system`, `make kafka`) and are skipped without; so are those of the console in a browser.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs schemas clean
+.PHONY: help setup demo test lint bench docs schemas kafka system clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -46,6 +47,12 @@ docs: $(STAMP) ## write what is generated: the pipeline diagram and the command 
 
 schemas: $(STAMP) ## write schemas/avro from the records
 	$(BIN)/python -m schemas.avro_schema
+
+kafka: $(STAMP) ## Apache Kafka's jars into the user's cache, for tests on a real broker; needs Java 17 and Maven
+	@$(BIN)/python -m tests.brokers
+
+system: ## Java, Maven and Chromium by apt-get (Debian, Ubuntu; asks sudo unless root); what is there already stays
+	@.ci/system java mvn chromium
 
 clean: ## remove the environment
 	rm -rf $(VENV)

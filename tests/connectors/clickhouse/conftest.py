@@ -7,17 +7,29 @@ from collections.abc import Iterator
 import pytest
 
 from connectors.clickhouse.store import Store
-from tests.store import temporary_store
+from tests.store import on_server, temporary_store, why_no_server
+
+ENGINES = ["embedded"] if why_no_server() else ["embedded", "server"]
+
+
+@pytest.fixture(scope="package", params=ENGINES, autouse=True)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test of this folder runs on chDB, and on a ClickHouse server too when there is one."""
+    if request.param == "embedded":
+        yield request.param
+        return
+    with on_server(request.getfixturevalue("clickhouse_url")):
+        yield request.param
 
 
 @pytest.fixture(scope="package")
-def shared() -> Iterator[Store]:
+def shared(engine: str) -> Iterator[Store]:
     with temporary_store() as store:
         yield store
 
 
 @pytest.fixture
-def store() -> Iterator[Store]:
+def store(engine: str) -> Iterator[Store]:
     with temporary_store() as made:
         yield made
 
