@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -61,6 +61,32 @@ def wheel_stages(config: Config, key: bytes, nemo: NemoPort | None, library: Lib
         follow = ApplyRelease(nemo, stage_settings(ApplyRelease, config))
         stages += [run_jobs, build_stage(Rollout, config), follow]
     return stages
+
+
+WORKER_STAGES: tuple[type[Stage], ...] = tuple(stage for stage in WHEEL if not stage.effects)
+"""What workers on Kafka run; stages with effects belong to the job-runner."""
+JOB_STAGES: tuple[type[Stage], ...] = tuple(stage for stage in WHEEL if stage.effects)
+
+
+def worker_stages(config: Config, names: Sequence[str], key: bytes) -> list[Stage]:
+    """The stages of these names, configured, in the order of the flow. UsageError for a name that no worker runs."""
+    known = [stage.name for stage in WORKER_STAGES]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--stages: {name!r} is not a stage that workers run; there are: {', '.join(known)}")
+    chosen = [stage for stage in WORKER_STAGES if stage.name in names]
+    return [build_stage(stage, config, **({"key": key} if stage is Redact else {})) for stage in chosen]
+
+
+def upstream(stage: type[Stage] | Stage) -> list[type[Stage]]:
+    """The stages that lead to this one, with itself last: while one of them is behind, its timers have to wait."""
+    found: list[type[Stage]] = []
+    wanted: set[str] = set()
+    for one in reversed(WHEEL):
+        if one.name == stage.name or (found and wanted & {topic.name for topic in one.emits}):
+            found.append(one)
+            wanted |= {topic.name for topic in one.sources}
+    return found[::-1]
 
 
 def check_stages(config: Config) -> None:

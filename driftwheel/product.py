@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from typing import Any
 
 from rich.console import Console
@@ -34,6 +33,7 @@ from driftwheel.gateway import GatewaySettings, Server, create_app
 from driftwheel.keys import log_key, quarantine_key, redaction_key
 from driftwheel.library import StoreLibrary, open_store, table_of
 from driftwheel.nemo_process import NemoProcess
+from driftwheel.network import is_loopback
 from driftwheel.pipeline import check_stages, stage_settings, wheel_stages
 from driftwheel.telemetry import Metrics
 from driftwheel.weights import minilm_folder
@@ -114,7 +114,7 @@ class Product:
 
     def _serve(self, host: str, port: int) -> None:
         token = self.config.gateway.token.get_secret_value()
-        loopback = _is_loopback(host)
+        loopback = is_loopback(host)
         if not loopback and not token:
             raise Refused(f"{host} is not a loopback address: set gateway.token before agents elsewhere may send")
         owner_token = self.folder.claim("")
@@ -194,13 +194,6 @@ class Product:
     def close(self) -> None:
         """Stop everything, in the opposite order of its start."""
         self._stack.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def wait_for_interrupt() -> None:

@@ -34,7 +34,8 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.oauth import OAuthTokens
+from connectors.kafka.settings import KafkaSettings, ssl_context
 from connectors.kafka.wire import Headers, stored_of
 from driftwheel.lane import Lane, LaneSettings
 from driftwheel.lane_runner import Arrival, Closed, Feed, LaneRunner
@@ -105,12 +106,6 @@ def make_app(stage: Stage, kafka: KafkaSettings) -> faust.App:
 
 
 def _credentials(kafka: KafkaSettings) -> Any:
-    if kafka.protocol == "PLAINTEXT":
-        return None
-    from connectors.kafka.oauth import OAuthTokens
-
-    from connectors.kafka.settings import ssl_context
-
     if kafka.sasl and kafka.mechanism == "OAUTHBEARER":
         return faust.auth.OAuthCredentials(oauth_cb=_Tokens(OAuthTokens(kafka.oauth)), ssl_context=ssl_context(kafka))
     if kafka.sasl:
@@ -126,7 +121,7 @@ def _credentials(kafka: KafkaSettings) -> Any:
 class _Tokens(AbstractTokenProvider):
     """OAuth tokens as aiokafka asks for them."""
 
-    def __init__(self, tokens: Any) -> None:
+    def __init__(self, tokens: OAuthTokens) -> None:
         self._tokens = tokens
 
     async def token(self) -> Any:

@@ -13,6 +13,12 @@ MetricName = Literal[
     "driftwheel_stage_seconds_total",
     # Gauge: entries that a consumer group has not read yet.
     "driftwheel_group_lag",
+    # Counter: transactions that the lanes of a stage have committed on Kafka.
+    "driftwheel_lane_commits_total",
+    # Gauge: lanes of a stage that have entries to read and do not get on.
+    "driftwheel_lane_stalled",
+    # Counter: dead letters that a stage has written.
+    "driftwheel_dead_letters_total",
 ]
 
 HELP: dict[MetricName, str] = {
@@ -20,4 +26,7 @@ HELP: dict[MetricName, str] = {
     "driftwheel_stage_emits_total": "Records that a stage emitted, dead letters included",
     "driftwheel_stage_seconds_total": "Seconds that a stage spent on its batches",
     "driftwheel_group_lag": "Entries that a consumer group has not read yet",
+    "driftwheel_lane_commits_total": "Transactions that the lanes of a stage have committed on Kafka",
+    "driftwheel_lane_stalled": "Lanes of a stage that have entries to read and do not get on",
+    "driftwheel_dead_letters_total": "Dead letters that a stage has written",
 }

@@ -72,7 +72,7 @@ class Transactions:
                 "compression.type": "lz4",
                 "message.max.bytes": MAX_MESSAGE,
                 "queue.buffering.max.kbytes": 262_144,
-                "retry.backoff.ms": 20,
+                "retry.backoff.ms": 5,
                 "log_level": 3,
             }
         )
@@ -164,8 +164,7 @@ class Transactions:
 
     def close(self) -> None:
         """Let go of the connections; a transaction under way is given up."""
-        self._producer.purge()
-        self._producer.flush(1.0)
+        self._producer.purge()  # and no flush: what is purged has nobody to report to
 
 
 @lru_cache(64)

@@ -1,0 +1,231 @@
+"""One stage on one partition, on a real broker."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pytest
+
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.state import POSITIONS, Table
+from connectors.kafka.transactions import Failed, Transactions
+from driftwheel.lane import Lane, LaneLost, Timers
+from driftwheel.routing import INBOX
+from processors.stage import Event, Message, Stage
+from processors.state import KeyState
+from schemas import codec
+from schemas.events import LedgerEntry, Record
+from schemas.topics import DEAD_LETTERS, ERASURES, LEDGER
+from tests.driftwheel.engine_kit import T0, Clock, Tally, raw, tally
+from tests.driftwheel.kafka_kit import lane_settings, make_topics, records, stored
+
+
+class Sum(Stage):
+    """Adds up per agent, straight from its topic; each count shows what came before. Closes after a minute."""
+
+    name, sources, emits = "sum", (LEDGER,), (ERASURES,)
+
+    def step(self, event: Event, state: KeyState) -> Iterable[Record]:
+        assert isinstance(event.record, LedgerEntry)
+        state.data["sum"] = state.data.get("sum", 0) + event.record.count
+        state.due = T0 + timedelta(minutes=1)
+        yield from Echoes.of(event.event_id, event.record.agent, state.data["sum"])
+
+    def tick(self, key: str, state: KeyState, now: Any) -> Iterable[Record]:
+        state.due = None
+        yield from Echoes.of(f"closed {key}", key.partition("/")[2], state.data["sum"])
+
+
+class Echoes:
+    @staticmethod
+    def of(event_id: str, agent: str, count: int) -> Iterator[Record]:
+        yield Echoes.record(event_id, agent, count)
+
+    @staticmethod
+    def record(event_id: str, agent: str, count: int) -> Record:
+        from schemas.events import Erasure
+
+        return Erasure(event_id=event_id, tenant="t", agent=agent, event_time=T0, deleted={"n": count})
+
+
+def messages(first: int, last: int, agent: str = "a") -> list[Message]:
+    made = [tally(str(n), agent, 1) for n in range(first, last)]
+    return [Message(LEDGER.name, n, "", codec.encode(r), T0) for n, r in zip(range(first, last), made, strict=True)]
+
+
+@pytest.fixture
+def settings(kafka_settings: KafkaSettings) -> KafkaSettings:
+    make_topics(kafka_settings, [Sum, Tally])
+    return kafka_settings
+
+
+@pytest.fixture
+def lane(settings: KafkaSettings, tmp_path: Path) -> Iterator[Lane]:
+    made = open_lane(settings, tmp_path)
+    yield made
+    made.close()
+
+
+def open_lane(settings: KafkaSettings, folder: Path, stage: Stage | None = None) -> Lane:
+    lane = Lane(stage or Sum(), 0, lane_settings(settings, folder, Clock()), Lock())
+    lane.open()
+    return lane
+
+
+def sums(settings: KafkaSettings) -> list[int]:
+    return [record.deleted["n"] for record in records(settings, ERASURES)]  # type: ignore[attr-defined]
+
+
+def test_a_batch_leaves_outputs_state_and_position_together(settings: KafkaSettings, lane: Lane) -> None:
+    lane.process(messages(0, 3))
+    assert sums(settings) == [1, 2, 3]
+    texts = {one.key: one.value.decode() for one in stored(settings, settings.state_topic("sum"))}
+    assert json.loads(texts.pop(POSITIONS)) == {LEDGER.name: 3}
+    assert {key: KeyState.load(text).data for key, text in texts.items()} == {"t/a": {"sum": 3}}
+
+
+def test_what_comes_again_is_passed_over(settings: KafkaSettings, lane: Lane) -> None:
+    lane.process(messages(0, 3))
+    lane.process(messages(1, 5))
+    lane.process(messages(0, 5))
+    assert sums(settings) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("loses_folder", [False, True])
+def test_a_lane_that_is_opened_again_goes_on_where_it_was(
+    settings: KafkaSettings, tmp_path: Path, loses_folder: bool
+) -> None:
+    lane = open_lane(settings, tmp_path)
+    lane.process(messages(0, 3))
+    lane.close()
+    if loses_folder:
+        shutil.rmtree(tmp_path / "sum")
+    again = open_lane(settings, tmp_path)
+    assert (again.positions, again.timers) == ({LEDGER.name: 3}, 1)
+    again.process(messages(0, 4))
+    again.close()
+    assert sums(settings) == [1, 2, 3, 4]
+
+
+def test_a_table_that_missed_the_last_commit_catches_up(settings: KafkaSettings, tmp_path: Path) -> None:
+    lane = open_lane(settings, tmp_path)
+    lane.process(messages(0, 2))
+    lane.close()
+    shutil.copytree(tmp_path / "sum", tmp_path / "before")
+    lane = open_lane(settings, tmp_path)
+    lane.process(messages(2, 5))
+    lane.close()
+    shutil.rmtree(tmp_path / "sum")
+    (tmp_path / "before").rename(tmp_path / "sum")
+    lane = open_lane(settings, tmp_path)
+    lane.process(messages(0, 6))
+    lane.close()
+    assert sums(settings) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_transaction_that_fails_is_done_again_whole(
+    settings: KafkaSettings, lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = Transactions.commit, [True, False]
+
+    def commit(self: Transactions, effects: Any) -> int:
+        """Once before anything is visible, once after all is: the lane cannot know."""
+        before = failures.pop(0) if failures else None
+        if before is True:
+            raise Failed("planted")
+        end = real(self, effects)
+        if before is False:
+            raise Failed("planted")
+        return end
+
+    monkeypatch.setattr(Transactions, "commit", commit)
+    lane.process(messages(0, 3))
+    lane.process(messages(3, 5))
+    assert sums(settings) == [1, 2, 3, 4, 5]
+
+
+def test_who_opens_a_lane_last_has_it(settings: KafkaSettings, tmp_path: Path) -> None:
+    first = open_lane(settings, tmp_path / "one")
+    first.process(messages(0, 2))
+    second = open_lane(settings, tmp_path / "two")
+    with pytest.raises(LaneLost, match="sum/0: another process has it"):
+        first.process(messages(2, 4))
+    second.process(messages(0, 4))
+    second.close()
+    assert sums(settings) == [1, 2, 3, 4]
+
+
+def test_a_defect_commits_nothing(settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = open_lane(settings, tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(Echoes, "record", staticmethod(lambda *_: 1 / 0))
+        with pytest.raises(ZeroDivisionError):
+            lane.process(messages(0, 3))
+    lane.process(messages(0, 3))
+    lane.close()
+    assert sums(settings) == [1, 2, 3]
+
+
+def test_timers_run_once_also_after_a_restart(settings: KafkaSettings, tmp_path: Path) -> None:
+    lane = open_lane(settings, tmp_path)
+    lane.process(messages(0, 2))
+    assert not lane.tick(T0)
+    lane.close()
+    lane = open_lane(settings, tmp_path)
+    assert lane.tick(T0 + timedelta(minutes=1))
+    assert not lane.tick(T0 + timedelta(minutes=2))
+    lane.close()
+    assert sums(settings) == [1, 2, 2]
+
+
+def test_a_routed_stage_meets_its_state_through_the_inbox(settings: KafkaSettings, tmp_path: Path) -> None:
+    stage = Tally()
+    sources = [raw(n, agent="ab"[n % 2], payload="poison" if n == 3 else None) for n in range(6)]
+    inputs = [Message("agent.signals.raw", n, "", codec.encode(r), T0) for n, r in enumerate(sources)]
+    front = open_lane(settings, tmp_path, stage)
+    front.process(inputs)
+    front.process(inputs)
+    front.close()
+    assert records(settings, LEDGER) == []
+    parcels = stored(settings, settings.inbox("tally"))
+    assert 1 <= len(parcels) <= 2
+    for number in {parcel.partition for parcel in parcels}:
+        back = Lane(stage, number, lane_settings(settings, tmp_path, Clock()), Lock())
+        back.open()
+        mine = [p for p in parcels if p.partition == number]
+        back.process([Message(INBOX, p.offset, "", p.value, p.time, {}, number) for p in mine])
+        back.close()
+    counts = {(r.agent, r.count) for r in records(settings, LEDGER)}  # type: ignore[attr-defined]
+    assert counts == {("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2)}
+    (letter,) = records(settings, DEAD_LETTERS)
+    assert (letter.topic, letter.offset, letter.reason) == ("agent.signals.raw", 3, "poisoned")  # type: ignore[attr-defined]
+
+
+def test_a_table_is_open_in_one_place(tmp_path: Path) -> None:
+    from schemas.errors import Retry
+
+    table = Table(tmp_path / "x")
+    with pytest.raises(Retry, match="still open elsewhere"):
+        Table(tmp_path / "x")
+    table.close()
+    Table(tmp_path / "x").close()
+
+
+def test_timers_give_the_earliest_first_and_forget_what_was_cleared() -> None:
+    timers = Timers()
+    for n in range(3_000):
+        timers.set("often", T0 + timedelta(seconds=n))
+    timers.set("early", T0 - timedelta(seconds=1))
+    timers.set("gone", T0)
+    timers.set("gone", None)
+    assert (len(timers), timers.first()) == (2, T0 - timedelta(seconds=1))
+    assert timers.due(T0 + timedelta(hours=2)) == ["early", "often"]
+    assert timers.due(T0) == ["early"]
+    timers.set("early", None)
+    assert timers.due(T0) == []
