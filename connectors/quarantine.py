@@ -1,15 +1,16 @@
 """The quarantine: encrypted payloads of what could not be read or cleaned, kept for replay and then purged.
 
-One file per payload, Fernet (AES-128-CBC with HMAC-SHA256), named by the dead letter's id. Nothing here is ever
-logged or shown.
+``Payloads`` is what replays ask of it, on any engine. In a folder: one file per payload, Fernet (AES-128-CBC with
+HMAC-SHA256), named by the dead letter's id. Nothing here is ever logged or shown.
 """
 
 from __future__ import annotations
 
 import base64
 import os
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.fernet import Fernet, InvalidToken
 
@@ -18,6 +19,22 @@ from schemas.errors import Refused, Retry
 RETENTION = timedelta(days=30)
 STAMP = 12
 """A token's first characters: base64 of its version (1 byte) and its time (8 bytes, seconds since 1970)."""
+
+
+class Payloads(Protocol):
+    """The payloads of dead letters, by name."""
+
+    def read(self, name: str) -> bytes:
+        """The payload. Raises Refused, with the way out, when it is gone or its key is another; Retry when away."""
+        ...
+
+    def until(self, name: str) -> datetime | None:
+        """When the payload will be purged; None when it is not there."""
+        ...
+
+    def delete(self, name: str) -> bool:
+        """Remove a payload before its time (erasure); whether it was there."""
+        ...
 
 
 class Quarantine:
@@ -56,7 +73,7 @@ class Quarantine:
         return (self._folder / name).is_file()
 
     def read(self, name: str) -> bytes:
-        """The payload. Refused when it is gone or the key is another."""
+        """See Payloads."""
         try:
             return self._fernet.decrypt((self._folder / name).read_bytes())
         except FileNotFoundError as error:
@@ -66,8 +83,14 @@ class Quarantine:
         except InvalidToken as error:
             raise Refused(f"{name} in the quarantine was written with another key, or is damaged") from error
 
+    def until(self, name: str) -> datetime | None:
+        """See Payloads."""
+        if not name or name not in self:
+            return None
+        return datetime.fromtimestamp(_written(self._folder / name), UTC) + self._retention
+
     def delete(self, name: str) -> bool:
-        """Remove a payload before its time (erasure); whether it was there."""
+        """See Payloads."""
         there = name in self
         (self._folder / name).unlink(missing_ok=True)
         return there

@@ -393,6 +393,13 @@ class SqliteLog:
         with self._reading() as connection:
             return [self._stored(number, row) for row in connection.execute(*_from(number, 0)).fetchall()]
 
+    def at(self, topic: Topic, offset: int) -> Stored | None:
+        """One entry; None when it is not there, or not any more."""
+        number = self.number(topic.name)
+        with self._reading() as connection:
+            entries = [self._stored(number, row) for row in connection.execute(*_from(number, offset, 1)).fetchall()]
+        return entries[0] if entries and entries[0].offset == offset else None
+
     def state(self, stage: str, key: str) -> str | None:
         """A key's state, or None."""
         query = "SELECT value FROM state WHERE stage = ? AND key = ?"

@@ -1,4 +1,4 @@
-"""The owner's API beside the gateway: queries, the ledger, the label queue, erasure, metrics.
+"""The owner's API beside the gateway: queries, the ledger, the label queue, dead letters, erasure, metrics.
 
 All but ``/metrics`` take the folder owner's token (``Authorization: Bearer ...``), which the command line reads from
 the data folder.
@@ -18,9 +18,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from driftwheel.letters import Letters, filter_of
 from schemas.errors import DriftwheelError, UsageError
 
 QUEUE_LIMIT = 200
+LETTER_PATHS = tuple(f"/v1/deadletters/{verb}" for verb in ("find", "counts", "show", "plan", "replay"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ class Desk(Protocol):
 
     def erase(self, tenant: str, user_id: str) -> dict[str, Any]:
         """Remove a subject's data everywhere."""
+        ...
+
+    @property
+    def letters(self) -> Letters:
+        """The dead letters."""
         ...
 
 
@@ -111,6 +118,26 @@ class _Api:
             return JSONResponse({"detail": f"limit: must be 1 to {QUEUE_LIMIT}"}, 400)
         return await self._answer(request, lambda: {"samples": plain(self._desk.queue(int(limit)))})
 
+    async def deadletters(self, request: Request) -> Response:
+        verb = request.url.path.rpartition("/")[2]
+        try:
+            body = await request.json()
+            ids, again = [str(one) for one in body.get("ids", [])], body.get("again") is True
+            texts = {str(name): str(value) for name, value in body.get("filter", {}).items()}
+        except (ValueError, AttributeError, TypeError):
+            return JSONResponse({"detail": 'body: expected {"ids": [...], "again": ..., "filter": {...}}'}, 400)
+        return await self._answer(request, lambda: plain(self._letters(verb, ids, again, texts)))
+
+    def _letters(self, verb: str, ids: list[str], again: bool, texts: dict[str, str]) -> Any:
+        letters, chosen = self._desk.letters, filter_of(texts)
+        if verb == "find":
+            return {"letters": letters.find(chosen)}
+        if verb == "counts":
+            return {"counts": letters.counts(chosen)}
+        if verb == "show":
+            return letters.show(ids[0] if ids else "")
+        return letters.plan(ids, chosen, again) if verb == "plan" else letters.replay(ids, again)
+
     async def metrics(self, request: Request) -> Response:
         del request
         return PlainTextResponse(await to_thread.run_sync(self._metrics))
@@ -124,6 +151,7 @@ def routes(desk: Desk, token: str, metrics: Callable[[], str]) -> list[BaseRoute
         Route("/v1/ledger", api.ledger),
         Route("/v1/erase", api.erase, methods=["POST"]),
         Route("/v1/queue", api.queue),
+        *(Route(path, api.deadletters, methods=["POST"]) for path in LETTER_PATHS),
         Route("/metrics", api.metrics),
     ]
 

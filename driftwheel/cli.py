@@ -22,8 +22,12 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The model weights: fetch, list, verify.", no_args_is_help=True)
 stage_app = typer.Typer(help="One pure stage alone, over JSON Lines.", no_args_is_help=True)
+topics_app = typer.Typer(help="Kafka's topics: what is missing, make it so, how they are.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(topics_app, name="topics")
 app.add_typer(stage_app, name="stage")
+deadletters_app = typer.Typer(help="What could not be processed: list, show, replay.", no_args_is_help=True)
+app.add_typer(deadletters_app, name="deadletters")
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder (default: the user's).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -94,6 +98,59 @@ def up(
     from driftwheel.product import run_forever
 
     run_forever(_config(data_dir), host, port, Console(stderr=True))
+
+
+@app.command()
+def gateway(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port (default 4318).")] = None,
+) -> None:
+    """On Kafka: take agents' traces and signals in. See kafka.* and gateway.* of the settings.
+
+    Example: DRIFTWHEEL__KAFKA__BROKERS=localhost:9092 driftwheel gateway --port 4318
+    """
+    from driftwheel.services import run_gateway
+
+    run_gateway(_config(), host, port, Console(stderr=True))
+
+
+@app.command()
+def worker(
+    stages: Annotated[str, typer.Option(help="Names with commas; see: driftwheel stage list")],
+    data_dir: DataDir = None,
+) -> None:
+    """On Kafka: run stages. Start as many as you like: those with the same stage share its partitions.
+
+    Example: driftwheel worker --stages redact,assemble
+    """
+    from driftwheel.services import run_worker
+
+    names = [name.strip() for name in stages.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--stages: name at least one; see `driftwheel stage list`")
+    run_worker(_config(data_dir), names, Console(stderr=True))
+
+
+@app.command()
+def sink(data_dir: DataDir = None) -> None:
+    """On Kafka: every clean topic into ClickHouse (store.url), or into the data folder's own store.
+
+    Example: DRIFTWHEEL__STORE__URL=http://driftwheel:secret@localhost:8123 driftwheel sink
+    """
+    from driftwheel.services import run_sink
+
+    run_sink(_config(data_dir), Console(stderr=True))
+
+
+@app.command(name="job-runner")
+def job_runner(data_dir: DataDir = None) -> None:
+    """On Kafka: triggers to training jobs on NeMo, deploy events to traffic. Needs store.url and nemo.url.
+
+    Example: DRIFTWHEEL__NEMO__URL=http://localhost:8000 driftwheel job-runner
+    """
+    from driftwheel.services import run_job_runner
+
+    run_job_runner(_config(data_dir), Console(stderr=True))
 
 
 @app.command()
@@ -221,6 +278,144 @@ def stage_run(
     from driftwheel.stage_runner import run_stage
 
     run_stage(_config(), name, in_, out)
+
+
+@topics_app.command("plan")
+def topics_plan(
+    check: Annotated[bool, typer.Option("--check", help="Exit code 1 when something is to be done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What `topics apply` would do.
+
+    Example: driftwheel topics plan --check
+    """
+    from driftwheel.kafka_config import kafka_settings
+    from driftwheel.pipeline import WHEEL
+    from driftwheel.topics_command import show_plan
+
+    raise typer.Exit(show_plan(kafka_settings(_config()), WHEEL, check=check, as_json=as_json))
+
+
+@topics_app.command("apply")
+def topics_apply(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Create what is missing and set what differs, register the schemas (registry.url); safe to run again.
+
+    Example: DRIFTWHEEL__KAFKA__REPLICATION=3 driftwheel topics apply
+    """
+    from driftwheel.kafka_config import kafka_settings, registry_settings
+    from driftwheel.pipeline import WHEEL
+    from driftwheel.topics_command import register_schemas, run_apply
+
+    config = _config()
+    run_apply(kafka_settings(config), WHEEL, dry_run=dry_run, as_json=as_json)
+    registry = registry_settings(config)
+    if registry is not None and not dry_run:
+        register_schemas(registry)
+
+
+@topics_app.command("describe")
+def topics_describe(
+    lag: Annotated[bool, typer.Option("--lag", help="How far each consumer group is behind.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Every topic as it is on the cluster, or with --lag every consumer group."""
+    from driftwheel.kafka_config import kafka_settings
+    from driftwheel.pipeline import WHEEL
+    from driftwheel.topics_command import show_lag, show_topics, sink_groups
+
+    settings = kafka_settings(_config())
+    if lag:
+        show_lag(settings, WHEEL, sink_groups(settings), as_json=as_json)
+    else:
+        show_topics(settings, WHEEL, as_json=as_json)
+
+
+Tenant = Annotated[str, typer.Option(help="Only this tenant's.")]
+Stage = Annotated[str, typer.Option(help="Only what this stage or sink could not process.")]
+Reason = Annotated[str, typer.Option(help="Only this reason.")]
+Topic = Annotated[str, typer.Option(help="Only messages of this topic.")]
+State = Annotated[str, typer.Option(help="Only open, sent, refused or settled ones.")]
+Since = Annotated[str, typer.Option(help="Only messages since then: 2026-01-05T09:00Z, or 36h, 7d ago.")]
+
+
+def _letter_filter(**given: str) -> Any:
+    from driftwheel.letters import filter_of
+
+    return filter_of({name: value for name, value in given.items() if value})
+
+
+@deadletters_app.command("list")
+def deadletters_list(
+    tenant: Tenant = "",
+    stage: Stage = "",
+    reason: Reason = "",
+    topic: Topic = "",
+    state: State = "",
+    since: Since = "",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many, the newest first.")] = 50,
+    summary: Annotated[bool, typer.Option("--summary", help="Counts by reason instead.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Dead letters, the newest first, and what became of them.
+
+    Example: driftwheel deadletters list --summary --since 7d
+    """
+    from driftwheel.deadletters_command import list_letters
+
+    chosen = _letter_filter(
+        tenant=tenant, stage=stage, reason=reason, topic=topic, state=state, since=since, limit=str(limit)
+    )
+    list_letters(_config(data_dir), chosen, summary=summary, as_json=as_json)
+
+
+@deadletters_app.command("show")
+def deadletters_show(
+    letter: Annotated[str, typer.Argument(help="The letter's id, or the beginning of it.")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """One dead letter: why, where from, and until when its payload is there. The payload is never shown.
+
+    Example: driftwheel deadletters show 3f9a1c
+    """
+    from driftwheel.deadletters_command import show_letter
+
+    show_letter(_config(data_dir), letter, as_json=as_json)
+
+
+@deadletters_app.command("replay")
+def deadletters_replay(
+    letters: Annotated[list[str] | None, typer.Argument(help="Ids, or the beginnings of ids.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that the filters leave.")] = False,
+    tenant: Tenant = "",
+    stage: Stage = "",
+    reason: Reason = "",
+    topic: Topic = "",
+    state: State = "",
+    since: Since = "",
+    again: Annotated[bool, typer.Option("--again", help="Also those that were replayed before.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Append the messages of dead letters once more, for those that could not process them. Exit code 1: not all.
+
+    Example: driftwheel deadletters replay --all --reason text_too_long --dry-run
+    """
+    from driftwheel.deadletters_command import replay_letters
+
+    if bool(letters) == every:
+        raise UsageError("name letters by their ids, or give --all, with filters or without")
+    chosen = _letter_filter(tenant=tenant, stage=stage, reason=reason, topic=topic, state=state, since=since)
+    code = replay_letters(
+        _config(data_dir), letters or [], chosen, again=again, dry_run=dry_run, yes=yes, as_json=as_json
+    )
+    raise typer.Exit(code)
 
 
 def main() -> None:

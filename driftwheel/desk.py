@@ -5,7 +5,7 @@ The embedded store has one owner process, so a second one must ask the first.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import httpx
 from driftwheel.api import Table
 from driftwheel.config import Config
 from driftwheel.folder import DataFolder, Owner
+from driftwheel.letters import LetterFilter, Letters
 from schemas.errors import DriftwheelError, Refused, Retry, UsageError
 
 TIMEOUT = httpx.Timeout(300.0, connect=5.0)
@@ -32,6 +33,11 @@ class Questions(Protocol):
 
     def erase(self, tenant: str, user_id: str) -> dict[str, Any]:
         """Remove a subject's data everywhere."""
+        ...
+
+    @property
+    def letters(self) -> Letters:
+        """The dead letters."""
         ...
 
 
@@ -55,6 +61,15 @@ class RemoteDesk:
         """See Questions."""
         return self._call("POST", "/v1/erase", {"tenant": tenant, "user_id": user_id})
 
+    @property
+    def letters(self) -> Letters:
+        """See Questions."""
+        return RemoteLetters(self.ask)
+
+    def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A question of the API by POST."""
+        return self._call("POST", path, body)
+
     @staticmethod
     def _table(body: dict[str, Any]) -> Table:
         return Table(body["columns"], body["rows"])
@@ -70,6 +85,34 @@ class RemoteDesk:
             return response.json()
         detail = str(_detail(response))
         raise {422: UsageError, 500: DriftwheelError}.get(response.status_code, Refused)(detail)
+
+
+class RemoteLetters:
+    """The running product's dead letters, by its API. See ``Letters``."""
+
+    def __init__(self, ask: Callable[[str, dict[str, Any]], dict[str, Any]]) -> None:
+        self._ask = ask
+
+    def find(self, chosen: LetterFilter) -> list[dict[str, Any]]:
+        """See Letters."""
+        return self._ask("/v1/deadletters/find", {"filter": chosen.texts()})["letters"]
+
+    def counts(self, chosen: LetterFilter) -> list[dict[str, Any]]:
+        """See Letters."""
+        return self._ask("/v1/deadletters/counts", {"filter": chosen.texts()})["counts"]
+
+    def show(self, name: str) -> dict[str, Any]:
+        """See Letters."""
+        return self._ask("/v1/deadletters/show", {"ids": [name]})
+
+    def plan(self, ids: Sequence[str], chosen: LetterFilter, again: bool) -> dict[str, Any]:
+        """See Letters."""
+        body = {"ids": list(ids), "filter": chosen.texts(), "again": again}
+        return self._ask("/v1/deadletters/plan", body)
+
+    def replay(self, ids: Sequence[str], again: bool) -> dict[str, Any]:
+        """See Letters."""
+        return self._ask("/v1/deadletters/replay", {"ids": list(ids), "again": again})
 
 
 def _detail(response: httpx.Response) -> Any:

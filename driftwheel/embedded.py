@@ -25,10 +25,10 @@ from connectors.quarantine import Quarantine
 from connectors.sink import Sink
 from connectors.sqlite_log import SqliteLog
 from driftwheel.buffered import BufferedState
-from processors.stage import Message, Prepared, Stage, dead_letter
+from driftwheel.delivery import deliver
+from processors.stage import Message, Prepared, Stage
 from processors.state import KeyState
-from schemas import codec
-from schemas.errors import Invalid, Reject, Retry
+from schemas.errors import Reject, Retry
 from schemas.events import DeadLetter, Record
 from schemas.topics import BY_NAME, Topic
 
@@ -223,14 +223,7 @@ class Engine:
             entries, nexts = self._log.read(sink.name, sink.topics, self._settings.sink_batch)
             if not entries:
                 return False
-            readable: list[tuple[Message, Record]] = []
-            dead: list[DeadLetter] = []
-            for message in map(_message, entries):
-                try:
-                    readable.append((message, codec.decode(message.value, BY_NAME[message.topic].record)))
-                except Invalid as error:
-                    dead.append(dead_letter(sink.name, message, error))
-            dead += _deliver(sink, readable)
+            dead = deliver(sink, [_message(entry) for entry in entries])
             self._commit(sink.name, self._entries(dead, entries), nexts)
         self._on_batch(sink.name, len(entries), len(dead), time.perf_counter() - began)
         return True
@@ -297,6 +290,10 @@ class Engine:
                 time.sleep(self._settings.poll_seconds)
             self._rests.clear()
             away.clear()
+
+    def settle(self) -> None:
+        """``drain``, with what other systems still do."""
+        self.drain(wait=True)
 
     def _round(self, away: set[str]) -> bool:
         worked = False
@@ -445,17 +442,3 @@ class Engine:
 
 def _message(entry: Stored) -> Message:
     return Message(entry.topic, entry.offset, entry.key, entry.value, entry.time, entry.headers)
-
-
-def _deliver(sink: Sink, items: Sequence[tuple[Message, Record]]) -> list[DeadLetter]:
-    """Write records; what the sink calls Invalid is found by halving and becomes a dead letter, the rest is written."""
-    if not items:
-        return []
-    try:
-        sink.write([record for _, record in items])
-    except Invalid as error:
-        if len(items) == 1:
-            return [dead_letter(sink.name, items[0][0], error)]
-        half = len(items) // 2
-        return _deliver(sink, items[:half]) + _deliver(sink, items[half:])
-    return []

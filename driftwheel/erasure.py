@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from connectors.clickhouse.store import Store
-from connectors.log import entry_of
+from connectors.log import Log, entry_of
 from connectors.sqlite_log import SqliteLog
 from processors.redact.settings import subject_hash, tenant_key
 from schemas import codec
@@ -15,15 +15,16 @@ from schemas.events import Erasure, identity
 from schemas.topics import TOPICS
 
 
-def erase(store: Store, log: SqliteLog, key: bytes, tenant: str, user_id: str, now: datetime) -> dict[str, Any]:
+def erase(store: Store, log: Log, key: bytes, tenant: str, user_id: str, now: datetime) -> dict[str, Any]:
     """Delete a person's rows and log entries; returns what was deleted and the models that were trained on it.
 
-    Raw entries that redaction has read are dropped whole, since they are not needed any more. Session state and
-    the curator's buffer keep a turn for half an hour at most and for the next 500 turns.
+    On Kafka the entries stay for their retention. Raw entries that redaction has read are dropped whole, since they
+    are not needed any more. Session state and the curator's buffer keep a turn for half an hour at most and for the
+    next 500 turns.
     """
     subject = subject_hash(tenant_key(key, tenant), user_id)
     deleted, datasets, models = store.erase_subject(tenant, subject)
-    entries = _erase_log(log, tenant, subject)
+    entries = _erase_log(log, tenant, subject) if isinstance(log, SqliteLog) else 0
     if entries:
         deleted["log"] = entries
     record = Erasure(

@@ -1,13 +1,14 @@
 """What a process without a gateway answers on its own port: is it alive, is it ready, how does it do.
 
 ``/livez`` fails when the process should be started again, ``/readyz`` when it does not work yet, ``/metrics`` are
-Prometheus text.
+Prometheus text. ``/due?at=TIME`` counts timers that have run out at a time: who waits for all work to be done asks it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import datetime
 
 from anyio import to_thread
 from starlette.applications import Starlette
@@ -25,8 +26,15 @@ Problems = Callable[[], list[str]]
 
 
 @contextmanager
-def health_server(host: str, port: int, live: Problems, ready: Problems, metrics: Callable[[], str]) -> Generator[str]:
-    """Serve the three on ``host``; gives the address. Port 0: a free one. Raises Refused when it cannot be used."""
+def health_server(
+    host: str,
+    port: int,
+    live: Problems,
+    ready: Problems,
+    metrics: Callable[[], str],
+    due: Callable[[datetime], int] = lambda _: 0,
+) -> Generator[str]:
+    """Serve them on ``host``; gives the address. Port 0: a free one. Raises Refused when it cannot be used."""
 
     async def livez(request: Request) -> Response:
         del request
@@ -40,7 +48,21 @@ def health_server(host: str, port: int, live: Problems, ready: Problems, metrics
         del request
         return PlainTextResponse(await to_thread.run_sync(metrics))
 
-    routes = [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", exposition)]
+    async def due_at(request: Request) -> Response:
+        try:
+            at = datetime.fromisoformat(request.query_params.get("at", ""))
+        except ValueError:
+            at = None
+        if at is None or at.tzinfo is None:
+            return JSONResponse({"detail": "at: expected a time such as 2026-01-01T12:00:00+00:00"}, 400)
+        return JSONResponse({"due": due(at)})
+
+    routes = [
+        Route("/livez", livez),
+        Route("/readyz", readyz),
+        Route("/metrics", exposition),
+        Route("/due", due_at),
+    ]
     hosts = LOOPBACK if is_loopback(host) else ()
     app = Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts, tokens=[], own_paths=())])
     with Server(app, host, port) as server:

@@ -86,6 +86,15 @@ class StageLoop:
         """Wait for the end; lanes are closed then."""
         self._thread.join()
 
+    def positions(self) -> dict[int, dict[str, int]]:
+        """Where its lanes stand, by partition and topic on the cluster; from any thread."""
+        names = {ours: there for there, ours in self._names.items()}
+        return {n: {names[t]: at for t, at in lane.positions.items()} for n, lane in list(self.lanes.items())}
+
+    def due(self, now: datetime) -> int:
+        """How many timers have run out; from any thread."""
+        return sum(lane.count_due(now) for lane in list(self.lanes.values()))
+
     def _run(self) -> None:
         try:
             self._consumer.subscribe(list(self._names), on_assign=self._assigned, on_revoke=self._revoked)

@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 from connectors.kafka.settings import KafkaSettings, OAuth
+from connectors.kafka.wire import Framing, Plain
+from connectors.registry.client import RegistrySettings
+from connectors.registry.framing import RegistryFraming
 from driftwheel.config import Config
 from schemas.errors import UsageError
+
+
+def registry_settings(config: Config) -> RegistrySettings | None:
+    """The Schema Registry's settings; None without one."""
+    registry = config.registry
+    if not registry.url:
+        return None
+    password = registry.password.get_secret_value()
+    return RegistrySettings(
+        registry.url, registry.username, password, registry.ca_file, registry.header, config.kafka.prefix
+    )
+
+
+def framing_of(config: Config) -> Framing:
+    """How values travel: as they are, or with a Schema Registry."""
+    settings = registry_settings(config)
+    return Plain() if settings is None else RegistryFraming(settings)
 
 
 def kafka_settings(config: Config) -> KafkaSettings:

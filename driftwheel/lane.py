@@ -147,6 +147,10 @@ class Lane:
         """Keys whose timer has run out, earliest first, some at a time."""
         return self._timers.due(now)
 
+    def count_due(self, now: datetime) -> int:
+        """How many timers have run out; from any thread."""
+        return self._timers.count(now)
+
     @property
     def timers(self) -> int:
         """How many keys have a timer."""
@@ -164,6 +168,10 @@ class Lane:
             except Fenced as error:
                 self.close()
                 raise LaneLost(f"{self}: another process has it") from error
+            except Retry as error:
+                self._check_stop()
+                logger.warning("%s: %s; it tries again", self, error)
+                self._settings.stopping.wait(1.0)
             except Failed as error:
                 logger.warning("%s: a transaction failed, it is looked up and done again: %s", self, error)
                 self.close()
@@ -283,6 +291,10 @@ class Timers:
         while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
+
+    def count(self, now: datetime) -> int:
+        """How many have run out at ``now``; from any thread."""
+        return sum(due <= now for due in list(self._due.values()))
 
     def due(self, now: datetime, limit: int = TICKS) -> list[str]:
         """Keys whose timer ran out at ``now``, earliest first; they stay until they are set anew."""

@@ -67,7 +67,7 @@ class LaneRunner:
         self._waiting: deque[Arrival] = deque()
         self._bytes = 0
         self._news, self._space = asyncio.Event(), asyncio.Event()
-        self._closing = False
+        self._closed = asyncio.Event()
         self._watch_until = 0.0
         self.open = False
         """Whether the lane is open for work."""
@@ -79,10 +79,10 @@ class LaneRunner:
 
     async def put(self, arrival: Arrival) -> None:
         """Take a message in; waits while the lane has enough, so that its topics pause. Raises Closed."""
-        while not self._closing and self._full:
+        while not self._closed.is_set() and self._full:
             self._space.clear()
             await self._space.wait()
-        if self._closing:
+        if self._closed.is_set():
             raise Closed
         self._waiting.append(arrival)
         self._bytes += len(arrival[0].value)
@@ -94,27 +94,36 @@ class LaneRunner:
 
     async def close(self) -> None:
         """Let go of the lane, once the batch under way is done."""
-        self._closing = True
+        self._closed.set()
         self._news.set()
         self._space.set()
         await self._task
 
     async def _run(self) -> None:
         try:
-            while not self._closing:
+            while not self._ends:
                 try:
                     await self._in_thread(self.lane.open)
                     self.open = True
-                    while not self._closing:
+                    while not self._ends:
                         await self._turn()
                 except LaneLost as error:
                     self.open = False
+                    if self._ends:
+                        break
                     logger.warning("%s", error)
-                    await self._pause(LOST_SECONDS)
-            await self._in_thread(self.lane.close)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._closed.wait(), LOST_SECONDS)
         except Exception:
             logger.exception("%s: a defect; the process ends and what is not committed comes again", self.lane)
             self._feed.fail()
+        finally:
+            self.open = False
+            await self._in_thread(self.lane.close)
+
+    @property
+    def _ends(self) -> bool:
+        return self._closed.is_set() or self._feed.lanes.stopping.is_set()
 
     async def _turn(self) -> None:
         batch = self._take()
@@ -129,7 +138,7 @@ class LaneRunner:
 
     async def _pause(self, seconds: float) -> None:
         """Until there is news, or so long."""
-        if not self._waiting and not self._closing:
+        if not self._waiting and not self._closed.is_set():
             self._news.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), seconds)

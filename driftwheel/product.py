@@ -1,6 +1,7 @@
-"""The embedded product on one data folder: log, engine, store, gateway and local NeMo, wired together.
+"""The product on one data folder: log, engine, store, gateway and local NeMo, wired together.
 
-``driftwheel up`` runs it with threads and the real clock; the demo and the importer run it in lock step.
+``driftwheel up`` runs it with threads and the real clock; the demo and the importer run it in lock step. With
+``kafka.brokers`` set the log is Kafka and the pure stages run in workers (``driftwheel worker``); the rest stays.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack
+from datetime import datetime, timedelta
+from typing import Any, Protocol
 
 from rich.console import Console
 
 from connectors.clickhouse.sink import ClickHouseSink
-from connectors.log import entry_of
+from connectors.kafka.log import KafkaLog
+from connectors.kafka.reader import Reader
+from connectors.log import Log, entry_of
 from connectors.nemo.microservices import Microservices
 from connectors.nemo.port import NemoPort
 from connectors.quarantine import Quarantine
@@ -25,29 +28,59 @@ from deploy.bootstrap import bootstrap
 from deploy.run_jobs import RunJobs
 from driftwheel import api
 from driftwheel.cleaning import clean_texts
+from driftwheel.clock import utc_now
+from driftwheel.cluster import Cluster
 from driftwheel.config import Config
+from driftwheel.deadletters import Behind, DeadLetters, LogMessages
 from driftwheel.embedded import Engine, EngineSettings
 from driftwheel.erasure import erase
 from driftwheel.folder import DataFolder
 from driftwheel.gateway import GatewaySettings, Server, create_app
+from driftwheel.kafka_engine import KafkaEngine
 from driftwheel.keys import log_key, quarantine_key, redaction_key
+from driftwheel.letters import Letters
 from driftwheel.library import StoreLibrary, open_store, table_of
 from driftwheel.nemo_process import NemoProcess
 from driftwheel.network import is_loopback
 from driftwheel.pipeline import check_stages, stage_settings, wheel_stages
 from driftwheel.telemetry import Metrics
 from driftwheel.weights import minilm_folder
+from processors.stage import Stage
 from schemas.errors import Refused
 from schemas.events import Job
 
 TENANT = "default"
-OWN_PATHS = ("/v1/sql", "/v1/ledger", "/v1/erase", "/v1/queue", "/metrics")
+OWN_PATHS = ("/v1/sql", "/v1/ledger", "/v1/erase", "/v1/queue", *api.LETTER_PATHS, "/metrics")
 CLOSE = timedelta(hours=2)
 
 
-def utc_now() -> datetime:
-    """The real clock."""
-    return datetime.now(UTC)
+class Running(Protocol):
+    """An engine as the product sees it."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The defect that stopped it, or None."""
+        ...
+
+    def start(self) -> None:
+        """Work by itself until ``stop``."""
+        ...
+
+    def stop(self) -> None:
+        """Finish what is under way, then end."""
+        ...
+
+    def settle(self) -> None:
+        """Work until nothing is left to do at the present clock."""
+        ...
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing is in the middle of a batch while inside, as far as the engine reaches."""
+        ...
+
+    def lags(self) -> dict[str, int]:
+        """Unread entries by consumer."""
+        ...
 
 
 class Product:
@@ -77,27 +110,53 @@ class Product:
 
     def _open(self, sinks: Sequence[Sink], wheel: bool, models: bool) -> None:
         config, folder = self.config, self.folder
-        settings = SqliteLogSettings(key=log_key(folder), max_lag=config.engine.max_lag, durable=config.engine.durable)
-        self.log = SqliteLog(folder.path, settings)
-        self._stack.callback(self.log.close)
         self.store = open_store(config, folder)
         self._stack.callback(self.store.close)
         self.nemo_url = self._start_nemo() if models else ""
         self.nemo = self._connect_nemo() if models else None
-        library = StoreLibrary(self.store)
-        key = redaction_key(config, folder)
-        stages = wheel_stages(config, key, self.nemo if wheel else None, library)
+        stages = wheel_stages(
+            config, redaction_key(config, folder), self.nemo if wheel else None, StoreLibrary(self.store)
+        )
         self._redact = stages[0]
-        self.engine = Engine(
-            self.log,
+        self.log: Log
+        self.engine: Running
+        self._behind: Behind
+        if config.kafka.brokers:
+            self.log, self.engine = self._on_kafka(stages, sinks)
+        else:
+            self.log, self.engine = self._embedded(stages, sinks)
+        self._stack.callback(self.engine.stop)
+
+    def _embedded(self, stages: Sequence[Stage], sinks: Sequence[Sink]) -> tuple[Log, Running]:
+        config, folder = self.config, self.folder
+        settings = SqliteLogSettings(key=log_key(folder), max_lag=config.engine.max_lag, durable=config.engine.durable)
+        log = SqliteLog(folder.path, settings)
+        self._stack.callback(log.close)
+        quarantine = Quarantine(folder.part("quarantine"), quarantine_key(folder))
+        self._behind = Behind(quarantine, LogMessages(log), log)
+        engine = Engine(
+            log,
             stages,
             [ClickHouseSink(self.store), *sinks],
             self.clock,
             EngineSettings(workers=config.engine.workers),
-            quarantine=Quarantine(folder.part("quarantine"), quarantine_key(folder)),
+            quarantine=quarantine,
             on_batch=self.metrics.batch,
         )
-        self._stack.callback(self.engine.stop)
+        return log, engine
+
+    def _on_kafka(self, stages: Sequence[Stage], sinks: Sequence[Sink]) -> tuple[Log, Running]:
+        cluster = Cluster(self.config, self._stack, self.clock)
+        cluster.check()
+        self.metrics = cluster.metrics
+        log = KafkaLog(cluster.kafka, cluster.framing)
+        self._stack.callback(log.close)
+        reader = Reader(cluster.kafka, cluster.framing)
+        self._stack.callback(reader.close)
+        self._behind = Behind(cluster.quarantine, reader, log)
+        acting = [stage for stage in stages if stage.effects]
+        every = [ClickHouseSink(self.store), *sinks]
+        return log, KafkaEngine(cluster, log, acting, every, self.folder.part("kafka-state"))
 
     def _start_nemo(self) -> str:
         if self.config.nemo.url:
@@ -173,11 +232,16 @@ class Product:
         with self.engine.paused():
             return erase(self.store, self.log, key, tenant, user_id, self.clock())
 
+    @property
+    def letters(self) -> Letters:
+        """The dead letters, and their replay."""
+        return DeadLetters(self.store, lambda: self._behind, self.clock)
+
     # What the demo and the importer do.
 
     def settle(self) -> None:
         """Lock step: run everything that follows from what came in, training jobs included."""
-        self.engine.drain(wait=True)
+        self.engine.settle()
 
     def bootstrap(self, agent: str, rows: Sequence[tuple[str, str]]) -> str:
         """Train the first model from labelled texts, which are redacted first, and make it live; its name."""
@@ -196,8 +260,8 @@ class Product:
         self._stack.close()
 
 
-def wait_for_interrupt() -> None:
-    """Until Ctrl-C or a request to terminate."""
+def wait_for_interrupt(failed: Callable[[], bool] = lambda: False) -> None:
+    """Until Ctrl-C or a request to terminate, or until ``failed``."""
     ended = threading.Event()
 
     def end(number: int, frame: object) -> None:
@@ -206,7 +270,7 @@ def wait_for_interrupt() -> None:
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while not ended.wait(1):
+        while not ended.wait(1) and not failed():
             pass
     finally:
         for number, handler in before.items():
@@ -223,7 +287,7 @@ def run_forever(config: Config, host: str | None, port: int | None, console: Con
         console.print(
             f"data folder {product.folder.path}; local NeMo {product.nemo_url}; Ctrl-C stops", highlight=False
         )
-        wait_for_interrupt()
+        wait_for_interrupt(lambda: product.engine.failure is not None)
         if product.engine.failure is not None:
             raise Refused(f"the engine stopped: {product.engine.failure}")
     finally:

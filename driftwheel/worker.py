@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 DEFECT = 70
-"""Exit code after a defect (sysexits' EX_SOFTWARE): whoever supervises the process starts it again."""
+"""Exit code after a defect (EX_SOFTWARE of sysexits.h): whoever supervises the process starts it again."""
 SESSION_SECONDS = 10.0
 
 
@@ -204,6 +203,12 @@ class StageWorker:
         """Whether it has partitions (or there are none left to have) and every lane is open."""
         return self.assigned and all(runner.open for runner in self.runners.values())
 
+    def positions(self) -> dict[int, dict[str, int]]:
+        """Where its open lanes stand."""
+        names = {ours: there for there, ours in self._names.items()}
+        runners = [(n, runner) for n, runner in list(self.runners.items()) if runner.open]
+        return {n: {names[t]: at for t, at in runner.lane.positions.items()} for n, runner in runners}
+
     def _drop(self, partition: int) -> None:
         task = asyncio.create_task(self.runners.pop(partition).close())
         self._closing.add(task)
@@ -222,12 +227,18 @@ class StageWorker:
 
 
 class Worker:
-    """Stages in one process. ``run`` until ``stop``, or until a defect."""
+    """Stages in one process. ``run`` until ``stop``, or until a defect; ``on_defect`` may end the process at once."""
 
     def __init__(
-        self, stages: Sequence[Stage], lanes: LaneSettings, settings: WorkerSettings, now: Callable[[str], datetime]
+        self,
+        stages: Sequence[Stage],
+        lanes: LaneSettings,
+        settings: WorkerSettings,
+        now: Callable[[str], datetime],
+        on_defect: Callable[[], None] = lambda: None,
     ) -> None:
         self._stages, self._lanes, self._settings, self._now = stages, lanes, settings, now
+        self._on_defect = on_defect
         self.workers: list[StageWorker] = []
         self.failed = False
         self._ended: asyncio.Event | None = None
@@ -242,8 +253,6 @@ class Worker:
             starts = [asyncio.create_task(self._start(worker)) for worker in self.workers]
             await self._until_ended(self._ended)
             self._lanes.stopping.set()
-            if self.failed:
-                return
             for task in starts:
                 task.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
@@ -274,6 +283,7 @@ class Worker:
 
     def _fail(self) -> None:
         self.failed = True
+        self._on_defect()
         self.stop()
 
     def stop(self) -> None:
@@ -286,9 +296,18 @@ class Worker:
         """Whether every stage has its partitions and has opened their lanes."""
         return bool(self.workers) and all(worker.ready for worker in self.workers)
 
+    def problems(self) -> list[str]:
+        """What is not ready, in words."""
+        if not self.workers:
+            return ["starting"]
+        return [
+            f"{worker.stage.name} has no partitions yet, or opens them" for worker in self.workers if not worker.ready
+        ]
 
-def run_worker(worker: Worker) -> None:
-    """Run until the end; a defect ends the whole process at once, so that nothing of it is taken for done."""
-    asyncio.run(worker.run())
-    if worker.failed:
-        os._exit(DEFECT)
+    def positions(self) -> dict[str, dict[int, dict[str, int]]]:
+        """Where the lanes stand: by stage, partition and topic on the cluster, the next offset. From any thread."""
+        return {worker.stage.name: worker.positions() for worker in self.workers}
+
+    def due(self, now: datetime) -> int:
+        """How many timers have run out. From any thread."""
+        return sum(runner.lane.count_due(now) for worker in self.workers for runner in list(worker.runners.values()))

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
+from processors.replay import AGAIN, replay_of
 from processors.state import KeyState, StateStore
 from schemas import codec
 from schemas.errors import Invalid
@@ -127,6 +128,8 @@ class Stage(ABC):
         out: list[Record] = []
         touched: dict[str, KeyState] = {}
         for message, events in zip(batch, prepared, strict=True):
+            if not is_for(self.name, message):
+                continue
             if isinstance(events, Invalid):
                 out.append(dead_letter(self.name, message, events))
                 continue
@@ -160,7 +163,7 @@ class Stage(ABC):
         try:
             return list(self.step(event, state))
         except Invalid as error:
-            return [dead_letter(self.name, message, error)]
+            return [dead_letter(self.name, message, error, event.record)]
 
     def expire(self, store: StateStore, now: datetime) -> list[Record]:
         """Run ``tick`` for every key that is due at ``now``."""
@@ -207,12 +210,32 @@ def minute_of(time: datetime) -> datetime:
     return time - timedelta(seconds=time.second, microseconds=time.microsecond)
 
 
-def dead_letter(stage: str, message: Message, error: Invalid) -> DeadLetter:
-    """The dead letter of a message: reason and origin, never the payload (details quote field names, not values)."""
+def is_for(consumer: str, message: Message) -> bool:
+    """Whether a consumer is to work on a message: a replay is for those alone that could not read it before."""
+    replay = replay_of(message.headers)
+    return replay is None or consumer in replay.consumers
+
+
+def as_first(message: Message) -> Message:
+    """A replayed message at the place and time of its first delivery; any other as it is."""
+    replay = replay_of(message.headers)
+    if replay is None:
+        return message
+    return replace(message, partition=replay.partition, offset=replay.offset, time=replay.time)
+
+
+def dead_letter(stage: str, message: Message, error: Invalid, record: Record | None = None) -> DeadLetter:
+    """The dead letter of a message: reason and origin, never the payload (details quote field names, not values).
+
+    Whose it is, headers say, or the ``record`` that was read. A message that was replayed and fails as before gets the
+    same letter, which says so.
+    """
+    message, replay = as_first(message), replay_of(message.headers)
+    event_id = identity("dead", stage, message.origin, error.reason, error.detail)
     return DeadLetter(
-        event_id=identity("dead", stage, message.origin, error.reason, error.detail),
-        tenant=message.headers.get("tenant", UNKNOWN),
-        agent=message.headers.get("agent", UNKNOWN),
+        event_id=event_id,
+        tenant=message.headers.get("tenant", record.tenant if record else UNKNOWN),
+        agent=message.headers.get("agent", record.agent if record else UNKNOWN),
         event_time=message.time,
         received_time=message.time,
         stage=stage,
@@ -220,6 +243,6 @@ def dead_letter(stage: str, message: Message, error: Invalid) -> DeadLetter:
         partition=message.partition,
         offset=message.offset,
         reason=error.reason,
-        detail=error.detail,
+        detail=error.detail + AGAIN if replay is not None and replay.knows(event_id) else error.detail,
         items=error.items,
     )

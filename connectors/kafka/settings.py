@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from schemas.errors import UsageError
 from schemas.topics import Topic
 
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -13,12 +15,16 @@ Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 
 @dataclass(frozen=True, slots=True)
 class OAuth:
-    """Where tokens for OAUTHBEARER come from: the client credentials grant of OpenID Connect."""
+    """Where tokens for OAUTHBEARER come from: the client credentials grant of OpenID Connect.
+
+    ``ca_file`` is for ``token_url``, which is seldom signed by the brokers' authority; empty: the machine's own.
+    """
 
     token_url: str = ""
     client_id: str = ""
     client_secret: str = field(default="", repr=False)
     scope: str = ""
+    ca_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,7 @@ class KafkaSettings:
 
     ``partitions``: of every topic; all have the same number, so that partition *n* of one stage's topics is worked on
     in one place. ``replication`` 0: the broker's default; ``min_insync`` 0: the same. ``ca_file``, ``cert_file`` and
-    ``key_file`` are paths to PEM files.
+    ``key_file`` are paths to PEM files; the key may stand in ``cert_file``.
     """
 
     brokers: str
@@ -84,13 +90,33 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
         options |= _given({
             "ssl.ca.location": settings.ca_file,
             "ssl.certificate.location": settings.cert_file,
-            "ssl.key.location": settings.key_file,
+            "ssl.key.location": settings.key_file or settings.cert_file,
             "ssl.key.password": settings.key_password,
         })  # fmt: skip
     if settings.sasl:
         options["sasl.mechanisms"] = settings.mechanism
         options |= _oauth(settings.oauth) if settings.mechanism == "OAUTHBEARER" else _password(settings)
     return options
+
+
+def ssl_context(settings: KafkaSettings) -> ssl.SSLContext | None:
+    """The same TLS for clients in Python (aiokafka); None without TLS. Raises UsageError naming the file at fault."""
+    if not settings.tls:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file or None)
+    except OSError as error:
+        raise UsageError(f"kafka.ca_file: {settings.ca_file} cannot be read: {error}") from error
+    if settings.cert_file:
+        key = settings.key_file or settings.cert_file
+        try:
+            context.load_cert_chain(settings.cert_file, key, settings.key_password)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"kafka.cert_file, kafka.key_file or kafka.key_password: {settings.cert_file} and {key} "
+                f"cannot be used: {error}"
+            ) from error
+    return context
 
 
 def _password(settings: KafkaSettings) -> dict[str, Any]:
@@ -104,6 +130,7 @@ def _oauth(oauth: OAuth) -> dict[str, Any]:
         "sasl.oauthbearer.client.id": oauth.client_id,
         "sasl.oauthbearer.client.secret": oauth.client_secret,
         "sasl.oauthbearer.scope": oauth.scope,
+        "https.ca.location": oauth.ca_file,
     })  # fmt: skip
 
 

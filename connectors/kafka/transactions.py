@@ -88,11 +88,14 @@ class Transactions:
     def commit(self, effects: Effects) -> int:
         """Make it all visible at once; returns the offset in the state topic after what was written (0: nothing was).
 
-        Raises Fenced or Failed.
+        Raises Fenced or Failed; Retry, before anything was produced, while the registry of schemas is away.
         """
         self._failure, self._end = None, 0
+        records = [self._record(entry) for entry in effects.entries]
         try:
             self._producer.begin_transaction()
+            for record in records:
+                self._enqueue(**record)
             self._produce(effects)
             if effects.offsets:
                 places = [TopicPartition(topic, self._partition, offset) for topic, offset in effects.offsets.items()]
@@ -107,8 +110,6 @@ class Transactions:
         return self._end
 
     def _produce(self, effects: Effects) -> None:
-        for entry in effects.entries:
-            self._produce_entry(entry)
         for one in effects.placed:
             self._enqueue(one.topic, one.key, one.value, one.partition)
         topic = self._settings.state_topic(self._stage)
@@ -116,20 +117,20 @@ class Transactions:
             value = None if text is None else text.encode()
             self._enqueue(topic, key.encode("utf-8", "replace"), value, self._partition, state=True)
 
-    def _produce_entry(self, entry: Entry) -> None:
+    def _record(self, entry: Entry) -> dict[str, Any]:
         value, headers = entry.value, headers_of(entry)
         topic = BY_NAME.get(entry.topic)
         if topic is not None and topic.record is not None:
             value, more = self._framing.wrap(entry.topic, value)
             headers += more
-        self._enqueue(
-            self._settings.topic(entry.topic),
-            (entry.identity or entry.key).encode("utf-8", "replace"),
-            value,
-            partition_of(entry.key, self._settings.partitions) if entry.identity else _BY_KEY,
-            headers=headers,
-            timestamp=millis(entry.time),
-        )
+        return {
+            "topic": self._settings.topic(entry.topic),
+            "key": (entry.identity or entry.key).encode("utf-8", "replace"),
+            "value": value,
+            "partition": partition_of(entry.key, self._settings.partitions) if entry.identity else _BY_KEY,
+            "headers": headers,
+            "timestamp": millis(entry.time),
+        }
 
     def _enqueue(
         self,

@@ -12,12 +12,14 @@ from datetime import datetime
 from typing import Any, cast
 
 from processors.moments import micros, moment, seconds
+from processors.redact.again import again
 from processors.redact.clean import cleaner_for
 from processors.redact.drafts import Draft
 from processors.redact.otlp import spans_of
 from processors.redact.settings import RedactSettings
 from processors.redact.signals import signal_of
-from processors.stage import UNKNOWN, Event, Message, Prepared, Stage, dead_letter, forget, minute_of
+from processors.replay import replay_of
+from processors.stage import UNKNOWN, Event, Message, Prepared, Stage, as_first, dead_letter, forget, minute_of
 from processors.state import KeyState
 from schemas import codec
 from schemas.errors import Invalid
@@ -51,6 +53,7 @@ class Redact(Stage):
 
     def prepare(self, messages: Sequence[Message]) -> list[Prepared]:
         """Every message's drafts, cleaned in one go; see ``Stage.prepare``."""
+        messages = [as_first(message) for message in messages]
         read = [self._read(message) for message in messages]
         drafts = [d for some in read if not isinstance(some, Invalid) for d in some if isinstance(d, Draft)]
         wanted = [draft for draft in drafts if self._may_store(draft)]
@@ -76,11 +79,15 @@ class Redact(Stage):
     def _prepared(
         self, message: Message, read: list[Draft | Invalid] | Invalid, cleaned: dict[int, Clean | Invalid]
     ) -> Prepared:
+        replay = replay_of(message.headers)
         if isinstance(read, Invalid):
-            if _counted(message):
+            if replay is None and _counted(message):
                 return read
             read = [read]
         named = _named(message, read)
+        if replay is not None:
+            places = [place for place in range(len(read)) if replay.takes(place)]
+            return again(replay, named, [(place, self._event(named, place, read[place], cleaned)) for place in places])
         events = [self._event(named, place, draft, cleaned) for place, draft in enumerate(read)]
         if not _counted(message):
             accepted = _entry("accepted", named, len(read), identity("accepted", message.origin))

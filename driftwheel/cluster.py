@@ -1,0 +1,136 @@
+"""What the processes of one configuration share on Kafka: settings, framing, keys, clocks, and how far groups are."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+
+from connectors.kafka.admin import Admin
+from connectors.kafka.backlog import Backlog, HeldClock, LogClock
+from connectors.kafka.quarantine import KafkaQuarantine
+from connectors.kafka.topics import check
+from connectors.registry.framing import RegistryFraming
+from driftwheel.clock import utc_now
+from driftwheel.config import Config
+from driftwheel.kafka_config import framing_of, kafka_settings
+from driftwheel.lane import LaneSettings
+from driftwheel.pipeline import WHEEL, check_stages
+from driftwheel.progress import Place, ProgressWatch
+from driftwheel.telemetry import Metrics
+from driftwheel.topics_command import groups_of, topics_of
+from processors.stage import Stage
+from schemas.errors import Refused, Retry
+from schemas.topics import TOPICS
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0
+HOLD_SECONDS = 0.5
+Positions = Mapping[int, Mapping[str, int]]
+"""Where a stage's lanes stand: by partition and topic (as on the cluster), the next offset."""
+
+
+class Cluster:
+    """Opens what ``stack`` closes. ``clock``: this process's; None: the one that ``worker.time`` names.
+
+    Raises UsageError or Refused when the configuration is not fit for Kafka.
+    """
+
+    def __init__(self, config: Config, stack: ExitStack, clock: Callable[[], datetime] | None = None) -> None:
+        check_stages(config)
+        self.config, self.metrics = config, Metrics()
+        self.kafka = kafka_settings(config)
+        self.framing = framing_of(config)
+        if isinstance(self.framing, RegistryFraming):
+            stack.callback(self.framing.close)
+        self.stopping = threading.Event()
+        self.backlog = Backlog(self.kafka)
+        stack.callback(self.backlog.close)
+        self._stack = stack
+        self.clock = clock or self._clock()
+        self.key = self._master_key()
+        self.quarantine = KafkaQuarantine(self.kafka, hashlib.sha256(b"driftwheel quarantine\0" + self.key).digest())
+        stack.callback(self.quarantine.close)
+
+    def _clock(self) -> Callable[[], datetime]:
+        if self.config.worker.time == "wall":
+            return utc_now
+        return LogClock(self.backlog, [self.kafka.topic(topic) for topic in TOPICS if topic.raw])
+
+    def _master_key(self) -> bytes:
+        key = self.config.redact.key.get_secret_value()
+        if not key:
+            raise Refused(
+                "redact.key is not set, and the processes on one Kafka cluster have to share it: make one with "
+                "`openssl rand -hex 32` and set it as DRIFTWHEEL__REDACT__KEY"
+            )
+        return key.encode()
+
+    def check(self) -> None:
+        """Refused when topics are missing on the cluster, or are not as they have to be."""
+        check(Admin(self.kafka), topics_of(self.kafka, WHEEL))
+
+    def held_clock(self, last: type[Stage] | Stage) -> HeldClock:
+        """The clock of timers: held back while a stage up to ``last`` is behind."""
+        names = [stage.name for stage in WHEEL]
+        groups = groups_of(self.kafka, WHEEL[: names.index(last.name) + 1])
+        clock = HeldClock(self.clock, self.backlog, list(groups.items()), interval=HOLD_SECONDS)
+        clock.start()
+        self._stack.callback(clock.close)
+        return clock
+
+    def lanes(self, folder: Path) -> LaneSettings:
+        """What the lanes of a process share, with their tables in ``folder``."""
+        return LaneSettings(
+            self.kafka, folder, self.framing, self.clock, self.quarantine, self.metrics.commit, self.stopping
+        )
+
+    def state_folder(self) -> Path:
+        """Where this machine's tables are."""
+        named = self.config.worker.state_dir
+        return Path(named).expanduser() if named else self.config.data_dir.expanduser() / "kafka-state"
+
+    def lags(self, stages: Sequence[type[Stage] | Stage]) -> dict[str, dict[Place, int]]:
+        """How far each stage's group is behind, by stage. Raises Retry."""
+        return {
+            stage.name: self.backlog.lag_of(group, topics)
+            for stage, (group, topics) in zip(stages, groups_of(self.kafka, stages).items(), strict=True)
+        }
+
+
+class Watch:
+    """Looks at a process's own groups now and then: lag for the metrics, standstill for ``/livez``."""
+
+    def __init__(
+        self, cluster: Cluster, stages: Sequence[Stage], positions: Callable[[], Mapping[str, Positions]]
+    ) -> None:
+        self._cluster, self._stages, self._positions = cluster, stages, positions
+        self._progress = {stage.name: ProgressWatch(cluster.config.worker.stall_seconds) for stage in stages}
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._cluster.stopping.wait(LOOK_SECONDS):
+            try:
+                self.look()
+            except Retry as error:
+                logger.warning("%s", error)
+
+    def look(self) -> None:
+        """Look once. Raises Retry."""
+        positions, metrics = self._positions(), self._cluster.metrics
+        for name, behind in self._cluster.lags(self._stages).items():
+            metrics.lag({self._cluster.kafka.group(name): sum(behind.values())})
+            own = positions.get(name, {})
+            at = {(topic, partition): offset for partition, lane in own.items() for topic, offset in lane.items()}
+            self._progress[name].look({place: n for place, n in behind.items() if place[1] in own}, at)
+        metrics.stalled({name: len(progress.stalled()) for name, progress in self._progress.items()})
+
+    def problems(self) -> list[str]:
+        """Lanes that stand still."""
+        return [problem for progress in self._progress.values() for problem in progress.problems()]

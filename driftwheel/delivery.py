@@ -1,0 +1,38 @@
+"""A batch into a sink: what cannot be read or is refused becomes dead letters, its neighbours are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from connectors.sink import Sink
+from processors.stage import Message, dead_letter
+from schemas import codec
+from schemas.errors import Invalid
+from schemas.events import DeadLetter, Record
+from schemas.topics import BY_NAME
+
+
+def deliver(sink: Sink, messages: Sequence[Message]) -> list[DeadLetter]:
+    """Write the records of a batch; returns the dead letters of the others. Raises Retry: do it all again later."""
+    readable: list[tuple[Message, Record]] = []
+    dead: list[DeadLetter] = []
+    for message in messages:
+        try:
+            readable.append((message, codec.decode(message.value, BY_NAME[message.topic].record)))
+        except Invalid as error:
+            dead.append(dead_letter(sink.name, message, error))
+    return dead + _write(sink, readable)
+
+
+def _write(sink: Sink, items: Sequence[tuple[Message, Record]]) -> list[DeadLetter]:
+    """What the sink calls Invalid is found by halving."""
+    if not items:
+        return []
+    try:
+        sink.write([record for _, record in items])
+    except Invalid as error:
+        if len(items) == 1:
+            return [dead_letter(sink.name, items[0][0], error, items[0][1])]
+        half = len(items) // 2
+        return _write(sink, items[:half]) + _write(sink, items[half:])
+    return []

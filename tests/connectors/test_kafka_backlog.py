@@ -1,0 +1,321 @@
+"""What groups have not read yet, and the clock that waits for it, against a real broker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from connectors.kafka.backlog import Backlog, HeldClock, LogClock
+from connectors.kafka.settings import KafkaSettings, client_options
+from connectors.kafka.wire import millis
+from schemas.errors import Retry
+from schemas.events import EPOCH
+from tests.brokers import Cluster, free_ports
+
+T0 = datetime(2026, 1, 5, 8, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+class Topics:
+    """A broker with topics ``a``, ``b`` and ``raw``; writes and commits what a test says."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self.settings = settings
+        self.admin = AdminClient(client_options(settings))
+        wanted = [NewTopic(self.name(topic), settings.partitions) for topic in ("a", "b", "raw")]
+        for made in self.admin.create_topics(wanted).values():
+            made.result(60)
+        until(self.led)
+        self.producer = self.make()
+
+    def led(self) -> bool:
+        """Whether every partition has been told that it has a leader."""
+        try:
+            self.ends(IsolationLevel.READ_COMMITTED)
+        except KafkaException:
+            return False
+        return True
+
+    def ends(self, isolation: IsolationLevel) -> list[int]:
+        places = [TopicPartition(self.name(t), n) for t in ("a", "b", "raw") for n in range(self.settings.partitions)]
+        found = self.admin.list_offsets(dict.fromkeys(places, OffsetSpec.latest()), isolation_level=isolation)
+        return [found[place].result(30).offset for place in places]
+
+    def name(self, topic: str) -> str:
+        return self.settings.topic(topic)
+
+    def make(self) -> Producer:
+        made = Producer(
+            client_options(self.settings)
+            | {"transactional.id": f"{self.settings.prefix}test.{id(object())}", "retry.backoff.ms": 20, "log_level": 0}
+        )
+        made.init_transactions(30)
+        return made
+
+    def put(self, topic: str, *records: tuple[int, datetime]) -> None:
+        """Records as (partition, time), in one transaction."""
+        self.producer.begin_transaction()
+        self.produce(topic, records)
+        self.producer.commit_transaction(30)
+        until(self.settled)
+
+    def settled(self) -> bool:
+        """Whether every transaction has its mark: a commit returns a moment before."""
+        return self.ends(IsolationLevel.READ_COMMITTED) == self.ends(IsolationLevel.READ_UNCOMMITTED)
+
+    def produce(self, topic: str, records: Iterable[tuple[int, datetime]]) -> None:
+        for partition, at in records:
+            self.producer.produce(self.name(topic), b"x", b"k", partition=partition, timestamp=millis(at))
+        self.producer.flush(30)
+
+    def read(self, group: str, topic: str, partition: int, offset: int) -> None:
+        """The group has come so far."""
+        consumer = Consumer(client_options(self.settings) | {"group.id": self.settings.group(group)})
+        consumer.commit(offsets=[TopicPartition(self.name(topic), partition, offset)], asynchronous=False)
+        consumer.close()
+
+
+@pytest.fixture
+def topics(kafka_settings: KafkaSettings) -> Topics:
+    return Topics(kafka_settings)
+
+
+@pytest.fixture
+def backlog(kafka_settings: KafkaSettings) -> Iterator[Backlog]:
+    made = Backlog(kafka_settings)
+    yield made
+    made.close()
+
+
+def lag(topics: Topics, backlog: Backlog, topic: str = "a", group: str = "g") -> list[int]:
+    found = backlog.lag_of(topics.settings.group(group), [topics.name(topic)])
+    return [found[topics.name(topic), n] for n in range(topics.settings.partitions)]
+
+
+def oldest(topics: Topics, backlog: Backlog, topic: str = "a", group: str = "g") -> datetime | None:
+    return backlog.oldest_unread(topics.settings.group(group), [topics.name(topic)])
+
+
+def test_a_group_that_has_not_begun_has_all_before_it(topics: Topics, backlog: Backlog) -> None:
+    assert lag(topics, backlog) == [0, 0, 0]
+    assert oldest(topics, backlog) is None
+    topics.put("a", (0, T0 + SECOND), (0, T0 + 2 * SECOND), (1, T0))
+    assert lag(topics, backlog) == [3, 2, 0], "records and the mark of their transaction"
+    assert oldest(topics, backlog) == T0
+
+
+def test_what_is_read_is_no_longer_counted(topics: Topics, backlog: Backlog) -> None:
+    topics.put("a", (0, T0 + SECOND), (0, T0 + 2 * SECOND), (1, T0))
+    topics.read("g", "a", 1, 1)
+    assert oldest(topics, backlog) == T0 + SECOND
+    topics.read("g", "a", 0, 1)
+    assert oldest(topics, backlog) == T0 + 2 * SECOND
+    topics.read("g", "a", 0, 2)
+    assert oldest(topics, backlog) is None
+    assert lag(topics, backlog) == [0, 0, 0], "what is left is the marks of transactions"
+    assert oldest(topics, backlog, group="other") == T0
+
+
+def test_the_smallest_time_counts_whatever_came_first(topics: Topics, backlog: Backlog) -> None:
+    topics.put("a", (2, T0 - SECOND))
+    topics.put("a", (0, T0 + SECOND))
+    topics.put("b", (1, T0 - 2 * SECOND))
+    group = topics.settings.group("g")
+    assert backlog.oldest_unread(group, [topics.name("a"), topics.name("b")]) == T0 - 2 * SECOND
+    assert backlog.oldest([(group, [topics.name("a")]), (group, [topics.name("b")])]) == [
+        T0 - SECOND,
+        T0 - 2 * SECOND,
+    ]
+
+
+def test_what_retention_took_away_is_not_backlog(topics: Topics, backlog: Backlog) -> None:
+    topics.put("a", (0, T0), (0, T0 + SECOND))
+    for done in topics.admin.delete_records([TopicPartition(topics.name("a"), 0, 1)]).values():
+        done.result(30)
+    assert oldest(topics, backlog) == T0 + SECOND
+    assert lag(topics, backlog) == [2, 0, 0]
+
+
+def test_an_open_transaction_counts_and_an_aborted_one_does_not(topics: Topics, backlog: Backlog) -> None:
+    topics.producer.begin_transaction()
+    topics.produce("a", [(0, T0)])
+    assert oldest(topics, backlog) == T0
+    topics.producer.abort_transaction(30)
+    until(topics.settled)
+    assert oldest(topics, backlog) is None
+    assert lag(topics, backlog) == [0, 0, 0]
+
+
+def test_nothing_is_read_twice(topics: Topics, backlog: Backlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Mapping[tuple[str, int], int]] = []
+    real = backlog._read
+
+    def spy(isolation: str, starts: Mapping[tuple[str, int], int], look: Callable[..., bool]) -> None:
+        if starts:
+            read.append(dict(starts))
+        real(isolation, starts, look)
+
+    monkeypatch.setattr(backlog, "_read", spy)
+    topics.put("a", (0, T0), (0, T0 + SECOND), (1, T0))
+    for _ in range(3):
+        assert oldest(topics, backlog) == T0
+        lag(topics, backlog)
+    topics.read("g", "a", 0, 1)
+    topics.read("g", "a", 1, 1)
+    for _ in range(3):
+        assert oldest(topics, backlog) == T0 + SECOND
+    name = topics.name("a")
+    assert read == [{(name, 0): 0, (name, 1): 0}, {(name, 0): 1, (name, 1): 1}]
+
+
+def test_the_newest_time_is_that_of_records(topics: Topics, backlog: Backlog) -> None:
+    clock = LogClock(backlog, [topics.name("raw")])
+    clock.refresh()
+    assert clock() == EPOCH
+    topics.put("raw", (0, T0), (1, T0 + SECOND), (1, T0))
+    clock.refresh()
+    assert clock() == T0 + SECOND
+    topics.put("raw", (2, T0 - SECOND))
+    clock.refresh()
+    assert clock() == T0 + SECOND, "it never goes back"
+    topics.put("raw", (2, T0 + 5 * SECOND))
+    assert clock() == T0 + SECOND, "before it looks"
+    clock.refresh()
+    assert clock() == T0 + 5 * SECOND
+
+
+def test_control_the_brokers_own_newest_time_is_that_of_a_mark(topics: Topics) -> None:
+    topics.put("raw", (0, T0))
+    place = TopicPartition(topics.name("raw"), 0)
+    newest = topics.admin.list_offsets({place: OffsetSpec.max_timestamp()})[place].result(30)
+    assert newest.offset == 1
+    assert newest.timestamp > millis(T0)
+
+
+def held(topics: Topics, backlog: Backlog, clock: Callable[[], datetime]) -> HeldClock:
+    group = topics.settings.group
+    return HeldClock(clock, backlog, [(group("first"), [topics.name("a")]), (group("second"), [topics.name("b")])])
+
+
+def test_the_clock_waits_for_backlog(topics: Topics, backlog: Backlog) -> None:
+    clock = held(topics, backlog, lambda: T0 + 100 * SECOND)
+    group = topics.settings.group
+    assert clock.now() == clock.now(group("first")) == EPOCH, "nothing is known yet"
+    clock.refresh()
+    assert clock.now() == T0 + 100 * SECOND
+    topics.put("b", (0, T0))
+    topics.put("a", (0, T0 + SECOND))
+    clock.refresh()
+    assert (clock.now(group("first")), clock.now(group("second"))) == (T0 + SECOND, T0)
+    topics.read("second", "b", 0, 1)
+    clock.refresh()
+    assert clock.now(group("second")) == clock.now() == T0 + SECOND, "an earlier stage holds back the later ones"
+    topics.read("first", "a", 0, 1)
+    clock.refresh()
+    assert clock.now() == T0 + 100 * SECOND
+
+
+def test_the_clock_of_a_replay_is_its_log(topics: Topics, backlog: Backlog) -> None:
+    clock = held(topics, backlog, LogClock(backlog, [topics.name("raw")]))
+    topics.put("raw", (0, T0 + 9 * SECOND))
+    topics.put("a", (1, T0))
+    clock.refresh()
+    assert clock.now() == T0
+    topics.read("first", "a", 1, 1)
+    clock.refresh()
+    assert clock.now() == T0 + 9 * SECOND
+
+
+class Between(Backlog):
+    """Something happens between its two questions."""
+
+    then: Callable[[], None] = staticmethod(lambda: None)
+
+    def _positions(self, upstream: Sequence[tuple[str, Sequence[str]]]) -> list[dict[tuple[str, int], int]]:
+        found = super()._positions(upstream)
+        self.then()
+        return found
+
+
+class EndsFirst(Between):
+    """Wrong on purpose: it asks for the ends before the positions, so what moves on in between is in neither."""
+
+    def oldest(self, upstream: Sequence[tuple[str, Sequence[str]]]) -> list[datetime | None]:
+        ends = self._ends({place for _, names in upstream for place in self._places(names)})
+        self.then()
+        positions = super()._positions(upstream)
+        return [self._oldest(group, at, ends) for (group, _), at in zip(upstream, positions, strict=True)]
+
+
+@pytest.mark.parametrize(("kind", "seen"), [(Between, T0), (EndsFirst, None)])
+def test_what_moves_on_during_a_look_is_seen(topics: Topics, kind: type[Between], seen: datetime | None) -> None:
+    topics.put("a", (0, T0))
+    group = topics.settings.group
+
+    def hand_over() -> None:
+        """As a lane does: the output and the position in one transaction."""
+        topics.producer.begin_transaction()
+        topics.produce("b", [(0, T0)])
+        done = [TopicPartition(topics.name("a"), 0, 1)]
+        owner = Consumer(client_options(topics.settings) | {"group.id": group("first")})
+        topics.producer.send_offsets_to_transaction(done, owner.consumer_group_metadata(), 30)
+        owner.close()
+        topics.producer.commit_transaction(30)
+
+    backlog = kind(topics.settings)
+    backlog.then = hand_over
+    found = backlog.oldest([(group("first"), [topics.name("a")]), (group("second"), [topics.name("b")])])
+    backlog.close()
+    assert min((time for time in found if time is not None), default=None) == seen
+
+
+def test_topics_that_are_not_there_hold_nothing_back(kafka_settings: KafkaSettings, backlog: Backlog) -> None:
+    assert backlog.oldest_unread("g", [kafka_settings.topic("absent")]) is None
+    assert backlog.lag_of("g", [kafka_settings.topic("absent")]) == {}
+    assert backlog.newest([kafka_settings.topic("absent")]) is None
+
+
+def test_without_brokers_it_says_so() -> None:
+    backlog = Backlog(KafkaSettings(f"127.0.0.1:{free_ports(1)[0]}"), patience=0.5)
+    with pytest.raises(Retry, match="does not say"):
+        backlog.oldest_unread("g", ["a"])
+    backlog.close()
+
+
+def test_time_stands_still_while_brokers_are_away(kafka_cluster: Callable[..., Cluster]) -> None:
+    cluster = kafka_cluster()
+    topics = Topics(KafkaSettings(cluster.bootstrap, partitions=3))
+    topics.put("a", (0, T0))
+    backlog = Backlog(topics.settings, patience=1.0)
+    group, now = topics.settings.group("g"), [T0 + SECOND]
+    clock = HeldClock(lambda: now[0], backlog, [(group, [topics.name("a")])], interval=0.05)
+    clock.start()
+    try:
+        until(lambda: clock.now() == T0)
+        topics.read("g", "a", 0, 1)
+        until(lambda: clock.now() == T0 + SECOND)
+        cluster.kill(1)
+        until(lambda: bool(clock.trouble))
+        now[0] = T0 + 2 * SECOND
+        with pytest.raises(Retry):
+            clock.refresh()
+        assert clock.now() == T0 + SECOND
+        cluster.restart(1)
+        until(lambda: clock.now() == T0 + 2 * SECOND)
+        assert not clock.trouble
+    finally:
+        clock.close()
+        backlog.close()
+
+
+def until(true: Callable[[], bool], seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come to that"
+        threading.Event().wait(0.02)
