@@ -59,6 +59,7 @@ def demo(
     wheel: Annotated[bool, typer.Option(help="--no-wheel: same world, no retraining.")] = True,
     shuffle_labels: Annotated[bool, typer.Option(help="Control: wrong labels must release nothing.")] = False,
     keep: Annotated[bool, typer.Option(help="Leave store and services up until Ctrl-C.")] = False,
+    kafka: Annotated[str, typer.Option(help="Run on this Kafka cluster (host:port,...), with workers.")] = "",
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -66,6 +67,7 @@ def demo(
 
     Examples: driftwheel demo --seed 2
     driftwheel demo --data tickets.csv --text-column body --label-column team
+    driftwheel demo --kafka localhost:9092
     """
     from driftwheel.demo.run import DemoOptions, run_demo
     from driftwheel.demo.world import WorldSettings
@@ -75,7 +77,7 @@ def demo(
     )
     options = DemoOptions(
         world=world, data=data, text_column=text_column, label_column=label_column, speed=speed, report=report,
-        wheel=wheel, shuffle_labels=shuffle_labels, keep=keep, data_dir=data_dir,
+        wheel=wheel, shuffle_labels=shuffle_labels, keep=keep, data_dir=data_dir, kafka=kafka,
     )  # fmt: skip
     outcome = run_demo(_config(), options, Console(stderr=True))
     if as_json:

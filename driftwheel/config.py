@@ -6,9 +6,10 @@ Sources, the later ones winning: defaults, ``driftwheel.toml`` (in the working f
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -157,6 +158,30 @@ class Config(BaseSettings):
         """Options over environment over file."""
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path())
+
+
+def environment_of(config: Config) -> dict[str, str]:
+    """The environment from which a child process reads this very configuration, secrets included."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("DRIFTWHEEL")}
+    for name in Config.model_fields:
+        own[f"DRIFTWHEEL__{name.upper()}"] = _text(getattr(config, name))
+    return own
+
+
+def _text(value: Any) -> str:
+    return str(value) if isinstance(value, Path) else json.dumps(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast("list[Any]", value)]
+    return str(value) if isinstance(value, Path) else value
 
 
 def config_path() -> Path:

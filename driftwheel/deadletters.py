@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any, Protocol
 
 from connectors.clickhouse.store import Store
@@ -272,8 +271,3 @@ def _why_not(letter: DeadLetter, state: str, again: bool) -> str:
 
 def _without(letter: DeadLetter, why: str) -> dict[str, str]:
     return {"event_id": letter.event_id, "why": why}
-
-
-def letters_of(plan: Mapping[str, Any]) -> list[str]:
-    """The ids of all letters of a plan."""
-    return list(chain.from_iterable(message["letters"] for message in plan["messages"]))

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from connectors.clickhouse.store import Store, StoreSettings
-from connectors.kafka.log import KafkaLog, KafkaLogSettings
-from connectors.kafka.reader import Reader
 from driftwheel.api import Table, plain
-from driftwheel.clock import utc_now
-from driftwheel.cluster import Cluster
 from driftwheel.config import Config
-from driftwheel.deadletters import Behind, DeadLetters, letters_of
-from driftwheel.desk import open_desk
-from driftwheel.folder import DataFolder
-from driftwheel.letters import LetterFilter, Letters
+from driftwheel.desk import open_letters
+from driftwheel.letters import LetterFilter, Letters, letters_of
 from driftwheel.tables import show, show_mapping
-from schemas.errors import Refused, UsageError
+from schemas.errors import UsageError
 
 CHUNK = 50
 """Messages that are replayed at a time, between two steps of the progress bar."""
@@ -32,53 +24,6 @@ SHORT = 12
 _COLUMNS = ("event_id", "event_time", "tenant", "agent", "stage", "topic", "reason", "items", "state", "replayed_time")
 _TIMES = ("event_time", "replayed_time", "oldest", "newest")
 _COUNTED = ("tenant", "stage", "topic", "reason", "letters", "items", "oldest", "newest")
-
-
-@contextmanager
-def open_letters(config: Config) -> Generator[Letters]:
-    """The dead letters of this configuration: by the running product, by the Kafka cluster, or by the data folder."""
-    if not config.kafka.brokers or _has_owner(config):
-        with open_desk(config) as desk:
-            yield desk.letters
-        return
-    with ExitStack() as stack:
-        yield DeadLetters(_open_store(config, stack), _KafkaBehind(config, stack), utc_now)
-
-
-def _has_owner(config: Config) -> bool:
-    there = config.data_dir.is_dir() and (config.data_dir / "VERSION").exists()
-    return there and DataFolder(config.data_dir).owner() is not None
-
-
-def _open_store(config: Config, stack: ExitStack) -> Store:
-    """A question makes no folder: Refused when there is no store yet."""
-    url, path = config.store.url.get_secret_value(), config.data_dir / "store"
-    if not url and not path.is_dir():
-        raise Refused(
-            f"there is no store in {config.data_dir}, and store.url is not set: name the ClickHouse server that the "
-            "sink writes to, e.g. DRIFTWHEEL__STORE__URL=http://user:password@host:8123"
-        )
-    store = Store(StoreSettings(path=None if url else path, url=url, database=config.store.database))
-    stack.callback(store.close)
-    return store
-
-
-class _KafkaBehind:
-    """The cluster, opened when a letter's message is first asked for."""
-
-    def __init__(self, config: Config, stack: ExitStack) -> None:
-        self._config, self._stack = config, stack
-        self._made: Behind | None = None
-
-    def __call__(self) -> Behind:
-        if self._made is None:
-            cluster = Cluster(self._config, self._stack, utc_now)
-            reader = Reader(cluster.kafka, cluster.framing)
-            self._stack.callback(reader.close)
-            log = KafkaLog(cluster.kafka, cluster.framing, KafkaLogSettings(name="deadletters"))
-            self._stack.callback(log.close)
-            self._made = Behind(cluster.quarantine, reader, log)
-        return self._made
 
 
 def list_letters(config: Config, chosen: LetterFilter, *, summary: bool, as_json: bool) -> None:

@@ -141,3 +141,21 @@ def open_desk(config: Config) -> Generator[Questions]:
         yield desk
     finally:
         desk.close()
+
+
+@contextmanager
+def open_letters(config: Config) -> Generator[Letters]:
+    """The dead letters of this configuration: by the running product, by the Kafka cluster, or by the data folder."""
+    if config.kafka.brokers and not _has_owner(config):
+        from driftwheel.deadletters_kafka import kafka_letters
+
+        with kafka_letters(config) as letters:
+            yield letters
+    else:
+        with open_desk(config) as desk:
+            yield desk.letters
+
+
+def _has_owner(config: Config) -> bool:
+    there = config.data_dir.is_dir() and (config.data_dir / "VERSION").exists()
+    return there and DataFolder(config.data_dir).owner() is not None

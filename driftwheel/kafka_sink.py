@@ -31,6 +31,7 @@ OnBatch = Callable[[str, int, int, float], None]
 """Called after every batch: sink, messages in, dead letters out, seconds."""
 _CHUNK = 500
 _LOOK_SECONDS = 5.0
+_COMMIT_SECONDS = 5.0
 
 
 def _ignore(name: str, messages: int, letters: int, seconds: float) -> None:
@@ -86,6 +87,7 @@ class KafkaSink:
         self._paused = False
         self._fatal: KafkaError | None = None
         self._look_at = 0.0
+        self._commit_until = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._guarded, name=f"driftwheel-{sink.name}", daemon=True)
         self.last_progress = time.monotonic()
@@ -118,6 +120,7 @@ class KafkaSink:
             "queued.max.messages.kbytes": 32_768,
             "reconnect.backoff.max.ms": 1000,
             "error_cb": self._hear,
+            "on_commit": self._committed,
             "log_level": 2,
         }
 
@@ -165,6 +168,7 @@ class KafkaSink:
                     self._settle()
                 self._commit()
                 self._look()
+            self._finish()
         finally:
             self._consumer.close()
 
@@ -270,20 +274,39 @@ class KafkaSink:
             self._owed[place] = max(self._owed.get(place, 0), (message.offset() or 0) + 1)
 
     def _commit(self) -> None:
-        """A failure costs a repetition at most: it is tried again with the next batch."""
-        if not self._owed:
+        """Ask the group to take the offsets down; ``_committed`` hears of it in a later poll.
+
+        Waiting for it here would never end when the brokers go away. A failure costs a repetition at most: the offsets
+        are committed with those of the next batch.
+        """
+        if not self._owed or time.monotonic() < self._commit_until:
             return
+        self._commit_until = time.monotonic() + _COMMIT_SECONDS
         wanted = [TopicPartition(*place, offset) for place, offset in self._owed.items()]
         try:
-            answers = self._consumer.commit(offsets=wanted, asynchronous=False)
+            self._consumer.commit(offsets=wanted, asynchronous=True)
         except KafkaException as error:
             self._hear(error.args[0])
-            return
-        problem = next((answer.error for answer in answers if answer.error is not None), None)
+
+    def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        self._commit_until = 0.0
+        problem = error or next((one.error for one in partitions if one.error is not None), None)
         if problem is not None:
             self._hear(problem)
-        else:
-            self._owed.clear()
+            return
+        for one in partitions:
+            place = (one.topic, one.partition)
+            if self._owed.get(place, one.offset + 1) <= one.offset:
+                del self._owed[place]
+
+    def _finish(self) -> None:
+        """Before it leaves: what was written is committed, unless the brokers are away."""
+        self._held.clear()
+        self._consumer.pause(self._consumer.assignment())
+        until = time.monotonic() + _COMMIT_SECONDS
+        while self._owed and time.monotonic() < until:
+            self._commit()
+            self._consumer.poll(0.05)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign(partitions)

@@ -6,14 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
-from processors.replay import Mark
 from schemas.errors import UsageError
 from schemas.events import EPOCH
 
 MAX_LETTERS = 100_000
-STATES = ("open", *get_args(Mark))
+STATES = ("open", "sent", "refused", "settled")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -72,6 +71,11 @@ def moment_of(text: str, now: datetime | None = None) -> datetime:
         ) from error
 
 
+def letters_of(plan: Mapping[str, Any]) -> list[str]:
+    """The ids of all letters of a plan."""
+    return [event_id for message in plan["messages"] for event_id in message["letters"]]
+
+
 class Letters(Protocol):
     """The dead letters of one installation, whoever answers."""
 
@@ -93,7 +97,7 @@ class Letters(Protocol):
     def plan(self, ids: Sequence[str], chosen: LetterFilter, again: bool) -> dict[str, Any]:
         """What a replay would do: ``messages`` with their ``letters``, and ``left_out`` with ``why``.
 
-        ``ids`` empty: all that ``chosen`` asks for and that are not settled. ``again``: also letters that were replayed before.
+        ``ids`` empty: all that ``chosen`` asks for and that are not settled. ``again``: also what was replayed before.
         """
         ...
 

@@ -10,6 +10,9 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from connectors.clickhouse.sink import ClickHouseSink
 from connectors.kafka.log import KafkaLog
@@ -26,6 +29,7 @@ from driftwheel.library import StoreLibrary, open_store
 from driftwheel.network import is_loopback
 from driftwheel.pipeline import wheel_stages, worker_stages
 from driftwheel.product import wait_for_interrupt
+from driftwheel.telemetry import Metrics
 from driftwheel.worker import DEFECT, Worker, WorkerSettings
 from processors.stage import Stage
 from schemas.errors import Refused
@@ -105,10 +109,18 @@ def run_gateway(config: Config, host: str | None, port: int | None, console: Con
             loopback=is_loopback(where),
             hosts=config.gateway.hosts,
         )
-        app = create_app(log, utc_now, settings, log.ready)
+        app = create_app(log, utc_now, settings, log.ready, [Route("/metrics", _exposition(cluster.metrics))])
         server = stack.enter_context(Server(app, where, config.gateway.port if port is None else port))
         console.print(f"driftwheel gateway: send traces and signals to {server.url}", highlight=False)
         wait_for_interrupt()
+
+
+def _exposition(metrics: Metrics) -> Callable[[Request], Response]:
+    def answer(request: Request) -> Response:
+        del request
+        return PlainTextResponse(metrics.text())
+
+    return answer
 
 
 def run_sink(config: Config, console: Console) -> None:

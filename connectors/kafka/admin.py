@@ -53,9 +53,8 @@ class Admin:
 
     def __init__(self, settings: KafkaSettings, seconds: float = CALL_SECONDS) -> None:
         self.settings, self.seconds = settings, seconds
-        self._last: KafkaError | None = None
-        self._final: KafkaError | None = None
-        options: dict[str, Any] = client_options(settings) | {"error_cb": self._note, "log_level": 0}
+        self._heard = _Heard()
+        options: dict[str, Any] = client_options(settings) | {"error_cb": self._heard.note, "log_level": 0}
         try:
             self._client = AdminClient(options)
         except KafkaException as error:
@@ -156,21 +155,31 @@ class Admin:
                 self._look()
                 found: KafkaError = error.args[0]
                 if found.code() < 0 and found.code() in AWAY:
-                    raise away(self.settings, self._last or found, self.seconds) from error
+                    raise away(self.settings, self._heard.last or found, self.seconds) from error
                 return found
-        raise away(self.settings, self._last, self.seconds)
+        raise away(self.settings, self._heard.last, self.seconds)
 
     def _look(self) -> None:
         """What the callbacks had to say."""
         self._client.poll(0)
-        if self._final is not None:
-            raise shut_out(self.settings, self._final)
+        if self._heard.final is not None:
+            raise shut_out(self.settings, self._heard.final)
 
-    def _note(self, error: KafkaError) -> None:
+
+class _Heard:
+    """What a client's callback was told. The client holds it, so it must not hold the client: the client has threads,
+    and its end must not be left to the garbage collector, which may run in one of them.
+    """
+
+    def __init__(self) -> None:
+        self.last: KafkaError | None = None
+        self.final: KafkaError | None = None
+
+    def note(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            self._last = error
+            self.last = error
         if is_final(error):
-            self._final = error
+            self.final = error
 
 
 def _partition(found: Any) -> Partition:

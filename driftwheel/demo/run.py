@@ -20,16 +20,19 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from driftwheel.client import Client
+from driftwheel.clock import utc_now
 from driftwheel.config import Config, RedactConfig
 from driftwheel.demo import leaks
 from driftwheel.demo.agent import AGENT, READING, Agent, Exchange, traces, turn_id_of
+from driftwheel.demo.on_kafka import Workers, make_topics, on_kafka
 from driftwheel.demo.people import Reviewer, react
 from driftwheel.demo.progress import Progress
 from driftwheel.demo.report import Mark, Picture, write_report
 from driftwheel.demo.rows import read_rows
 from driftwheel.demo.witness import Witness
 from driftwheel.demo.world import START, Ask, World, WorldSettings
-from driftwheel.product import Product, utc_now, wait_for_interrupt
+from driftwheel.kafka_engine import KafkaEngine
+from driftwheel.product import Product, wait_for_interrupt
 from schemas.errors import Refused, UsageError
 from schemas.events import Alarm, Deployment, Evaluation, Job, Trigger
 
@@ -67,6 +70,7 @@ class DemoOptions:
     shuffle_labels: bool = False
     keep: bool = False
     data_dir: Path | None = None
+    kafka: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,8 @@ def run_demo(config: Config, options: DemoOptions, console: Console) -> DemoOutc
         stages = {name: PACE.get(name, {}) | config.stages.get(name, {}) for name in {*PACE, *config.stages}}
         redact = RedactConfig(key=SecretStr(f"demo/{options.world.seed}"))  # placeholders are the same in every run
         settings = config.model_copy(update={"data_dir": folder, "stages": stages, "redact": redact})
+        if options.kafka:
+            settings = on_kafka(settings, options.kafka, f"demo-{utc_now():%Y%m%d-%H%M%S}")
         run = _Run(settings, options, world, console)
         try:
             run.play()
@@ -166,12 +172,24 @@ class _Run:
         self.truths: dict[str, str] = {}
         self.planted: set[str] = {value for row in world.seed_rows for value in row.personal}
         self.labels_used = 0
+        self.workers = self._start_workers(config) if options.kafka else None
         port = config.gateway.port if options.keep else 0
-        self.product = Product(config, clock=self.clock, port=port, sinks=[self.witness], wheel=options.wheel)
+        try:
+            self.product = Product(config, clock=self.clock, port=port, sinks=[self.witness], wheel=options.wheel)
+        except BaseException:
+            self._end_workers()
+            raise
+        if self.workers is not None and isinstance(self.product.engine, KafkaEngine):
+            self.product.engine.due = self.workers.due
         self.agent = Agent(self.product.nemo_url)
         token = config.gateway.token.get_secret_value()
         self.client = Client(self.product.url, token=token or None)
         self.first_model = ""
+
+    def _start_workers(self, config: Config) -> Workers:
+        self.console.print(f"on Kafka at {config.kafka.brokers}, topics {config.kafka.prefix}*", highlight=False)
+        make_topics(config)
+        return Workers(config, config.data_dir.parent / "workers")
 
     def play(self) -> None:
         """From the first model to the last ask."""
@@ -324,6 +342,11 @@ class _Run:
         self.client.close()
         self.agent.close()
         self.product.close()
+        self._end_workers()
+
+    def _end_workers(self) -> None:
+        if self.workers is not None:
+            self.workers.close()
 
 
 def _signal(exchange: Exchange, body: dict[str, Any]) -> dict[str, Any]:

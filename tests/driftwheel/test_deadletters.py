@@ -26,13 +26,15 @@ from connectors.quarantine import Quarantine
 from connectors.signals_api import SignalBody, append_bodies, parse
 from connectors.sqlite_log import SqliteLog, SqliteLogSettings
 from driftwheel.client import Client
+from driftwheel.config import load
 from driftwheel.deadletters import Behind, DeadLetters, LogMessages
+from driftwheel.desk import open_letters
 from driftwheel.embedded import Engine
 from driftwheel.letters import LetterFilter, filter_of
 from processors.redact import Redact, RedactSettings
 from processors.stage import Event, Stage
 from processors.state import KeyState
-from schemas.errors import Invalid, Reject, UsageError
+from schemas.errors import Invalid, Refused, Reject, UsageError
 from schemas.events import DeadLetter, Job, LedgerEntry, Record, Span
 from schemas.topics import DEAD_LETTERS, LEDGER, OTLP_SPANS, SIGNALS_RAW, SPANS, topic_of
 from tests.brokers import free_ports
@@ -670,8 +672,8 @@ def test_on_kafka_a_replay_is_exact(kafka_bench: KafkaBench, gateway: bool) -> N
     assert bench.sums() == (3, 1, 2, 0, 0)
     done = bench.letters.replay([first, second], again=True)
     assert (done["messages"], sorted(done["replayed"])) == (1, sorted([first, second]))
-    bench.run(LOOSE, lambda: bench.states() == ["settled", "settled"])
-    assert bench.sums() == (5, 3, 2, 0, 0)
+    bench.run(LOOSE, lambda: bench.sums() == (5, 3, 2, 0, 0))
+    assert bench.states() == ["settled", "settled"]
     bench.letters.replay([first, second], again=True)
     entries = 1 + len(["sent", "refused"]) + 2 * 2 * len(["sent", "accepted", "settled"])
     bench.run(LOOSE, lambda: len(records(bench.settings, LEDGER)) == entries)
@@ -695,3 +697,37 @@ def test_on_kafka_a_clean_message_comes_from_the_log(kafka_bench: KafkaBench) ->
     bench.store.write([letter_about(record, span.offset + 1, event_id="marker", partition=span.partition)])
     (left,) = bench.letters.replay(["marker"], again=False)["left_out"]
     assert "has left the log" in left["why"]
+
+
+def test_on_kafka_the_command_needs_the_brokers_for_payloads_alone(
+    kafka_bench: KafkaBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, kept = kafka_bench, kafka_bench.store.settings
+    monkeypatch.chdir(tmp_path)
+    kafka = {"brokers": bench.settings.brokers, "prefix": bench.settings.prefix, "partitions": 3}
+    store = {"url": kept.url, "database": kept.database}
+    folder = kept.path.parent if kept.path else tmp_path
+    bench.log.append([entry_of(LEDGER_ENTRY, T0)])
+    (entry,) = stored(bench.settings, bench.settings.topic(LEDGER))
+    bench.store.write([letter_about(LEDGER_ENTRY, entry.offset, partition=entry.partition)])
+    name = f"letter-{LEDGER_ENTRY.event_id}"
+
+    with open_letters(load(data_dir=folder, kafka=kafka | {"brokers": "127.0.0.1:1"}, store=store)) as letters:
+        assert [row["event_id"] for row in letters.find(LetterFilter())] == [name]
+        with pytest.raises(Refused, match=r"redact.key is not set"):
+            letters.show(name)
+    with open_letters(load(data_dir=folder, kafka=kafka, store=store, redact={"key": "k"})) as letters:
+        assert letters.show(name)["payload"] == "in the log"
+        assert letters.replay([name], again=False)["replayed"] == [name]
+    twice = [one.value for one in stored(bench.settings, bench.settings.topic(LEDGER))]
+    assert twice.count(entry.value) == 2
+    with (
+        pytest.raises(Refused, match="name the ClickHouse server that the sink writes to"),
+        open_letters(load(data_dir=tmp_path / "none", kafka=kafka)),
+    ):
+        pass
+
+
+LEDGER_ENTRY = LedgerEntry(
+    event_id="x", tenant="t", agent="a", event_time=T0, entry="accepted", source="traces", count=1
+)

@@ -53,6 +53,12 @@ class Store(MemorySink):
         return {event_id for _, event_id in self.records}
 
 
+class One(Store):
+    """With one topic, so that whoever has a partition has something to do."""
+
+    topics = (LEDGER,)
+
+
 class Topics:
     """The sink's topics on a broker."""
 
@@ -274,7 +280,7 @@ def test_a_defect_ends_it_and_commits_nothing(topics: Topics) -> None:
 
 
 def test_several_share_the_partitions_and_leave_in_any_order(topics: Topics) -> None:
-    store, dead, numbers = Store(), MemoryLog(), count()
+    store, dead, numbers = One(), MemoryLog(), count()
     wanted: set[str] = set()
 
     def more() -> None:
@@ -298,7 +304,7 @@ def test_several_share_the_partitions_and_leave_in_any_order(topics: Topics) -> 
 
 def test_a_batch_whose_partitions_went_to_another_is_let_go(topics: Topics) -> None:
     """The first one's store is away; the second joins, takes partitions over, and writes what the first one held."""
-    stuck, store = Store(), Store()
+    stuck, store = One(), One()
     gone = threading.Event()
 
     def away(records: Sequence[Record]) -> None:

@@ -1,0 +1,61 @@
+"""Dead letters on Kafka, for a command: the store that the sink writes to, and the cluster when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+
+from connectors.clickhouse.store import Store, StoreSettings
+from connectors.kafka.log import KafkaLog, KafkaLogSettings
+from connectors.kafka.reader import Reader
+from driftwheel.clock import utc_now
+from driftwheel.cluster import Cluster
+from driftwheel.config import Config
+from driftwheel.deadletters import Behind, DeadLetters
+from driftwheel.letters import Letters
+from schemas.errors import Refused
+
+
+@contextmanager
+def kafka_letters(config: Config) -> Generator[Letters]:
+    """The cluster's dead letters. Lists need the store alone; payloads and replays the brokers and ``redact.key``."""
+    with ExitStack() as stack:
+        yield DeadLetters(_open_store(config, stack), _OnCluster(config, stack), utc_now)
+
+
+def _open_store(config: Config, stack: ExitStack) -> Store:
+    """A question makes no folder: Refused when there is no store yet."""
+    url, path = config.store.url.get_secret_value(), config.data_dir / "store"
+    if not url and not path.is_dir():
+        raise Refused(
+            f"there is no store in {config.data_dir}, and store.url is not set: name the ClickHouse server that the "
+            "sink writes to, e.g. DRIFTWHEEL__STORE__URL=http://user:password@host:8123"
+        )
+    store = Store(
+        StoreSettings(
+            path=None if url else path,
+            url=url,
+            database=config.store.database,
+            retention_days=config.store.retention_days,
+        )
+    )
+    stack.callback(store.close)
+    return store
+
+
+class _OnCluster:
+    """The brokers, asked for the first time when a letter's message is."""
+
+    def __init__(self, config: Config, stack: ExitStack) -> None:
+        self._config, self._stack = config, stack
+        self._made: Behind | None = None
+
+    def __call__(self) -> Behind:
+        if self._made is None:
+            cluster = Cluster(self._config, self._stack, utc_now)
+            reader = Reader(cluster.kafka, cluster.framing)
+            self._stack.callback(reader.close)
+            log = KafkaLog(cluster.kafka, cluster.framing, KafkaLogSettings(name="deadletters"))
+            self._stack.callback(log.close)
+            self._made = Behind(cluster.quarantine, reader, log)
+        return self._made
