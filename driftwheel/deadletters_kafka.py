@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from connectors.clickhouse.store import Store, StoreSettings
 from connectors.kafka.log import KafkaLog, KafkaLogSettings
 from connectors.kafka.reader import Reader
+from connectors.log import Entry, Log
 from driftwheel.clock import utc_now
 from driftwheel.cluster import Cluster
 from driftwheel.config import Config
 from driftwheel.deadletters import Behind, DeadLetters
 from driftwheel.letters import Letters
-from schemas.errors import Refused
+from schemas.errors import Refused, Reject
+
+PATIENCE = 30.0
+"""Seconds for which a replay is tried while the brokers take nothing."""
 
 
 @contextmanager
@@ -57,5 +62,25 @@ class _OnCluster:
             self._stack.callback(reader.close)
             log = KafkaLog(cluster.kafka, cluster.framing, KafkaLogSettings(name="deadletters"))
             self._stack.callback(log.close)
-            self._made = Behind(cluster.quarantine, reader, log)
+            self._made = Behind(cluster.quarantine, reader, Patient(log))
         return self._made
+
+
+class Patient:
+    """A Log that tries again for ``patience`` seconds before it lets Reject through: a replay may come twice."""
+
+    def __init__(self, log: Log, patience: float = PATIENCE) -> None:
+        self._log, self._patience = log, patience
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """See Log."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                self._log.append(entries)
+            except Reject as error:
+                if time.monotonic() + min(error.retry_after, 1.0) > deadline:
+                    raise
+                time.sleep(min(error.retry_after, 1.0))
+            else:
+                return

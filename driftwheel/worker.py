@@ -151,11 +151,18 @@ class StageWorker:
     async def _read(self, stream: Any) -> None:
         """The agent. It never raises: an event that was being worked on when it did would be lost."""
         async for event in stream.noack().events():
-            runner = self.runners.get(event.message.partition)
-            if runner is None:
-                continue  # of a partition that has gone to another worker
+            message = event.message
+            if message.partition not in self.runners:
+                if message.tp not in self.app.consumer.assignment():
+                    continue  # its partition has gone to another worker
+                self._take_up(message.partition)  # a message may be here before the news that its partition is ours
             with suppress(Closed):
-                await runner.put(self._arrival(event.message))
+                await self.runners[message.partition].put(self._arrival(message))
+
+    def _take_up(self, partition: int) -> None:
+        runner = LaneRunner(Lane(self.stage, partition, self._feed.lanes, self._turn), self._feed)
+        runner.watch()
+        self.runners[partition] = runner
 
     def _arrival(self, message: Any) -> Arrival:
         given = message.headers or []
@@ -182,7 +189,7 @@ class StageWorker:
         for partition in set(self.runners) - owned:
             self._drop(partition)
         for partition in owned - set(self.runners):
-            self.runners[partition] = LaneRunner(Lane(self.stage, partition, self._feed.lanes, self._turn), self._feed)
+            self._take_up(partition)
         for runner in self.runners.values():
             runner.watch()
         self.assigned = True
@@ -287,9 +294,10 @@ class Worker:
         self.stop()
 
     def stop(self) -> None:
-        """End ``run``; from any thread."""
+        """End ``run``; from any thread, also when it has ended."""
         if self._loop is not None and self._ended is not None:
-            self._loop.call_soon_threadsafe(self._ended.set)
+            with suppress(RuntimeError):  # the loop is closed: it has ended
+                self._loop.call_soon_threadsafe(self._ended.set)
 
     @property
     def ready(self) -> bool:

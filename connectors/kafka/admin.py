@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, TopicCollection
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as KafkaPlace
 from confluent_kafka.admin import (
     AdminClient,
@@ -22,11 +22,15 @@ from confluent_kafka.admin import (
 
 from connectors.kafka.failures import AWAY, away, is_final, meaning, shut_out, unusable
 from connectors.kafka.settings import KafkaSettings, client_options
+from schemas.errors import DriftwheelError
 
 CALL_SECONDS = 10.0
 """How long a call may take."""
 _SLICE = 0.05
 _TOPIC = ResourceType.TOPIC
+_MOVING = frozenset({
+    KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+})  # fmt: skip
 
 Place = tuple[str, int]
 """A topic, as on the cluster, and a partition of it."""
@@ -123,18 +127,40 @@ class Admin:
             if not isinstance(result, KafkaError)
         }
 
-    def committed(self, groups: Sequence[str]) -> dict[str, dict[Place, int]]:
-        """Where each consumer group goes on, by what it has committed. Right: Describe of the group."""
-        futures: dict[str, Future[ConsumerGroupTopicPartitions]] = {}
-        for group in groups:
-            futures |= self._client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], **self._times)
-        found: dict[str, dict[Place, int]] = {}
-        for group, result in self._all(futures).items():
-            if isinstance(result, KafkaError):
-                raise meaning(self.settings, result, f"group {group}", "Describe")
-            places = result.topic_partitions or ()
-            found[group] = {(one.topic, one.partition): one.offset for one in places if one.offset >= 0}
-        return found
+    def committed(self, group: str, places: Sequence[Place]) -> dict[Place, int]:
+        """Where a consumer group goes on, by what it has committed. Right: Describe of the group.
+
+        A consumer asks, without joining: librdkafka 2.16's own call for it ends the process (a null pointer) when it
+        meets a coordinator that has just moved or is loading.
+        """
+        consumer = Consumer(client_options(self.settings) | {"group.id": group, "log_level": 0})
+        try:
+            return self._committed(consumer, [KafkaPlace(*place) for place in places])
+        except KafkaException as error:
+            raise self._why(error.args[0], f"group {group}") from error
+        finally:
+            consumer.close()
+
+    def _committed(self, consumer: Consumer, places: list[KafkaPlace]) -> dict[Place, int]:
+        """Asks again for as long as the group's coordinator is on the move."""
+        deadline = time.monotonic() + self.seconds
+        while True:
+            try:
+                found = consumer.committed(places, timeout=self.seconds)
+            except KafkaException as error:
+                if error.args[0].code() not in _MOVING or time.monotonic() > deadline:
+                    raise
+                time.sleep(_SLICE)
+                continue
+            for one in found:
+                if one.error is not None:
+                    raise KafkaException(one.error)
+            return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
+
+    def _why(self, error: KafkaError, subject: str) -> DriftwheelError:
+        if error.code() < 0 and error.code() in AWAY:
+            return away(self.settings, error, self.seconds)
+        return meaning(self.settings, error, subject, "Describe")
 
     @property
     def _times(self) -> dict[str, float]:
@@ -167,8 +193,10 @@ class Admin:
 
 
 class _Heard:
-    """What a client's callback was told. The client holds it, so it must not hold the client: the client has threads,
-    and its end must not be left to the garbage collector, which may run in one of them.
+    """What a client's callback was told.
+
+    The client holds it, so it must not hold the client: the end of a client, which has threads, must not be left to the
+    garbage collector, which may run in one of them.
     """
 
     def __init__(self) -> None:

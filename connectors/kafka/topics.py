@@ -316,10 +316,9 @@ def lags(admin: Admin, groups: Mapping[str, Collection[str]]) -> dict[str, dict[
     places = _readable(found)
     first, last = admin.first(places), admin.last(places, committed=True)
     known = [place for place in places if place in first and place in last]
-    done = admin.committed(list(groups))
-    return {
-        group: {
-            place: max(0, last[place] - done[group].get(place, first[place])) for place in known if place[0] in names
-        }
-        for group, names in groups.items()
-    }
+    behind: dict[str, dict[Place, int]] = {}
+    for group, names in groups.items():
+        mine = [place for place in known if place[0] in names]
+        done = admin.committed(group, mine) if mine else {}
+        behind[group] = {place: max(0, last[place] - done.get(place, first[place])) for place in mine}
+    return behind

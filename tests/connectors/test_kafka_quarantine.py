@@ -23,6 +23,7 @@ from connectors.log import Entry
 from schemas.errors import Refused, Retry
 from schemas.topics import OTLP_SPANS, SPANS
 from tests.brokers import free_ports
+from tests.driftwheel.engine_kit import until
 from tests.driftwheel.kafka_kit import stored
 
 KEY = bytes(range(32))
@@ -42,7 +43,9 @@ def settings(kafka_settings: KafkaSettings) -> KafkaSettings:
 
 @pytest.fixture
 def log(settings: KafkaSettings) -> Iterator[KafkaLog]:
-    with closing(KafkaLog(settings, tuning=KafkaLogSettings(name="test", queue_seconds=30.0))) as made:
+    tuning = KafkaLogSettings(name="test", queue_seconds=30.0, topics=(QUARANTINE,))
+    with closing(KafkaLog(settings, tuning=tuning)) as made:
+        until(lambda: made.ready() == [])
         yield made
 
 
@@ -172,7 +175,9 @@ class Shouting:
 
 
 def test_an_offset_is_read_as_it_was_appended(settings: KafkaSettings) -> None:
-    with closing(KafkaLog(settings, Shouting(), KafkaLogSettings(name="test", queue_seconds=30.0))) as log:
+    tuning = KafkaLogSettings(name="test", queue_seconds=30.0, topics=(SPANS.name,))
+    with closing(KafkaLog(settings, Shouting(), tuning)) as log:
+        until(lambda: log.ready() == [])
         for n in range(3):
             log.append([Entry(SPANS.name, "k", f"v{n}".encode(), NOW, {"tenant": "t"})])
         log.append([Entry(OTLP_SPANS.name, "k", b"raw Bytes", NOW)])

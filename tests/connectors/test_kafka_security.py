@@ -332,7 +332,7 @@ def test_a_right_that_is_missing_is_named_with_its_acl(secured: Secured) -> None
     with pytest.raises(Refused, match=rf"topic {TOPIC}: .*right to AlterConfigs"):
         admin.alter({TOPIC: {"retention.ms": "1"}})
     with pytest.raises(Refused, match=r"group driftwheel.score: .*right to Describe.*--group driftwheel.score"):
-        lags(admin, {settings.group("score"): []})
+        admin.committed("driftwheel.score", [(TOPIC, 0)])
     assert describe(Admin(secured.way("PLAINTEXT")), [new.name])[0].partitions == 0
 
 

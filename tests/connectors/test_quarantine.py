@@ -42,6 +42,12 @@ def test_purge_removes_the_old_and_keeps_the_rest(tmp_path: Path) -> None:
         quarantine.read("old")
 
 
+def test_until_when_a_payload_is_there(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path, KEY)
+    quarantine.put("abc", b"1", T0)
+    assert [quarantine.until(name) for name in ("abc", "other", "")] == [T0 + RETENTION, None, None]
+
+
 def test_delete(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path, KEY)
     quarantine.put("abc", b"1", T0)

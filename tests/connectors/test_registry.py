@@ -95,7 +95,7 @@ def oracle() -> Iterator[Callable[[str], SchemaRegistryClient]]:
     made: list[SchemaRegistryClient] = []
 
     def make(url: str) -> SchemaRegistryClient:
-        made.append(SchemaRegistryClient({"url": url}))
+        made.append(SchemaRegistryClient({"url": url, "timeout": 60}))
         return made[-1]
 
     yield make

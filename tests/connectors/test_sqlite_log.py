@@ -249,6 +249,16 @@ def test_erased_entries_leave_no_lag_behind(reopen: Open) -> None:
     assert log.lag("c") == 0
 
 
+def test_one_entry_by_its_offset(reopen: Open) -> None:
+    log = reopen()
+    log.append([entry(OTLP_SPANS, n) for n in range(3)])
+    found = log.at(OTLP_SPANS, 1)
+    assert found == log.scan(OTLP_SPANS)[1]
+    log.delete(OTLP_SPANS, [1])
+    assert [log.at(OTLP_SPANS, n) is not None for n in range(4)] == [True, False, True, False]
+    assert log.at(SPANS, 0) is None
+
+
 def test_raw_topics_are_encrypted_on_disk_and_clean_ones_are_not(reopen: Open, tmp_path: Path) -> None:
     log = reopen()
     log.append([Entry("otlp_spans", "k", b"mary@example.org", T0), Entry("agent.signals.raw", "k", b"4111-1111", T0)])

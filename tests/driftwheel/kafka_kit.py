@@ -25,7 +25,7 @@ from tests.driftwheel.engine_kit import until
 
 
 def make_topics(settings: KafkaSettings, stages: Sequence[Stage | type[Stage]]) -> None:
-    """Every topic that the stages need, and all of the product's."""
+    """Every topic that the stages need, and all of the product's; records stay whatever their age."""
     names = {settings.topic(topic): {} for topic in TOPICS} | {settings.topic("flywheel.quarantine"): {}}
     for stage in stages:
         names[settings.state_topic(stage.name)] = {"cleanup.policy": "compact"}
@@ -33,7 +33,7 @@ def make_topics(settings: KafkaSettings, stages: Sequence[Stage | type[Stage]]) 
             names[settings.inbox(stage.name)] = {}
     admin = AdminClient(client_options(settings))
     made = admin.create_topics([
-        NewTopic(name, settings.partitions, 1, config={"max.message.bytes": "20000000"} | config)
+        NewTopic(name, settings.partitions, 1, config={"max.message.bytes": "20000000", "retention.ms": "-1"} | config)
         for name, config in names.items()
     ])  # fmt: skip
     for future in made.values():

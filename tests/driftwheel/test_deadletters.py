@@ -28,6 +28,7 @@ from connectors.sqlite_log import SqliteLog, SqliteLogSettings
 from driftwheel.client import Client
 from driftwheel.config import load
 from driftwheel.deadletters import Behind, DeadLetters, LogMessages
+from driftwheel.deadletters_kafka import Patient
 from driftwheel.desk import open_letters
 from driftwheel.embedded import Engine
 from driftwheel.letters import LetterFilter, filter_of
@@ -241,6 +242,9 @@ def test_what_fails_for_another_reason_is_another_letter(bench: Bench) -> None:
     (second,) = bench.open()
     assert (bench.sums(), sorted(bench.states())) == ((3, 1, 2, 0), ["open", "settled"])
     assert bench.letters.show(second)["payload"] == "in the quarantine", "the first one's serves both"
+    bench.replay(second)
+    bench.run(STRICT)
+    assert bench.sums() == (3, 1, 2, 0), "what the first one says was counted before"
     for limit in (STRICT, STRICT + 1, LOOSE, LOOSE):  # back and forth
         bench.replay(first, second, again=True)
         bench.run(limit)
@@ -607,6 +611,22 @@ def test_wrong_usage(words: list[str], problem: str) -> None:
 # On Kafka.
 
 
+def test_patience_ends() -> None:
+    class Full:
+        calls = 0
+
+        def append(self, entries: Sequence[Entry]) -> None:
+            self.calls += 1
+            if self.calls < 3:
+                raise Reject("not now", 0.001)
+
+    log = Full()
+    with pytest.raises(Reject, match="not now"):
+        Patient(log, 0.0).append([])
+    Patient(log, 60.0).append([])
+    assert log.calls == 3
+
+
 class KafkaBench:
     """One installation on a cluster: a worker for redaction, a sink when it is told to."""
 
@@ -615,7 +635,8 @@ class KafkaBench:
         make_topics(settings, [Redact])
         self.stack = ExitStack()
         self.quarantine = self.stack.enter_context(closing(KafkaQuarantine(settings, KEY)))
-        self.log = self.stack.enter_context(closing(KafkaLog(settings, tuning=KafkaLogSettings("t", 30.0, 30.0))))
+        made = self.stack.enter_context(closing(KafkaLog(settings, tuning=KafkaLogSettings("t", 30.0, 30.0))))
+        self.log = Patient(made)
         reader = self.stack.enter_context(closing(Reader(settings)))
         behind = Behind(self.quarantine, reader, self.log)
         self.letters = DeadLetters(store, lambda: behind, lambda: T0 + HOUR)

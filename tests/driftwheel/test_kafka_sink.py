@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from connectors.kafka.settings import KafkaSettings, client_options
 from connectors.kafka.wire import Headers, Plain
-from connectors.log import MemoryLog
+from connectors.log import Entry, MemoryLog
 from connectors.sink import MemorySink
 from driftwheel.kafka_sink import KafkaSink, KafkaSinkSettings
 from schemas import codec
@@ -230,11 +230,11 @@ def test_a_log_that_takes_no_dead_letters_holds_the_batch_back(topics: Topics) -
     class Full(MemoryLog):
         refusals = 3
 
-        def append(self, entries: Sequence[object]) -> None:
+        def append(self, entries: Sequence[Entry]) -> None:
             self.refusals -= 1
             if self.refusals >= 0:
                 raise Reject("the log is full")
-            super().append(entries)  # pyright: ignore[reportArgumentType]
+            super().append(entries)
 
     dead = Full()
     topics.put([b"no record"])
@@ -358,7 +358,8 @@ class CommitsFirst(KafkaSink):
 
     def _write(self) -> None:
         self._owe(self._held)
-        self._commit()
+        offsets = [TopicPartition(*place, offset) for place, offset in self._owed.items()]
+        self._consumer.commit(offsets=offsets, asynchronous=False)
         if self.batches == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         super()._write()
