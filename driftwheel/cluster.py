@@ -79,8 +79,10 @@ class Cluster:
         """The clock of timers: held back while a stage up to ``last`` is behind."""
         names = [stage.name for stage in WHEEL]
         groups = groups_of(self.kafka, WHEEL[: names.index(last.name) + 1])
-        clock = HeldClock(self.clock, self.backlog, list(groups.items()), interval=HOLD_SECONDS)
+        backlog = Backlog(self.kafka)  # of its own: whoever looks at lags does not hold up the timers
+        clock = HeldClock(self.clock, backlog, list(groups.items()), interval=HOLD_SECONDS)
         clock.start()
+        self._stack.callback(backlog.close)
         self._stack.callback(clock.close)
         return clock
 

@@ -78,6 +78,7 @@ class OAuthConfig(Section):
     client_id: str = ""
     client_secret: SecretStr = SecretStr("")
     scope: str = ""
+    ca_file: str = ""
 
 
 class KafkaConfig(Section):

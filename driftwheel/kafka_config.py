@@ -40,6 +40,7 @@ def kafka_settings(config: Config) -> KafkaSettings:
         kafka.oauth.client_id,
         kafka.oauth.client_secret.get_secret_value(),
         kafka.oauth.scope,
+        kafka.oauth.ca_file,
     )
     return KafkaSettings(
         brokers=kafka.brokers,

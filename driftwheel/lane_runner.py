@@ -39,12 +39,13 @@ _BATCH_BYTES = 16 << 20
 class Feed:
     """What all runners of one stage share.
 
-    ``batch_size`` messages at a time; twice as many are taken in. ``tick_seconds`` bounds how late a timer is seen;
-    ``now`` is their clock. ``fail`` is told of a defect.
+    ``batch_size`` messages at a time, or what comes in ``linger_seconds``; twice as many are taken in. ``tick_seconds``
+    bounds how late a timer is seen; ``now`` is their clock. ``fail`` is told of a defect.
     """
 
     lanes: LaneSettings
     batch_size: int
+    linger_seconds: float
     tick_seconds: float
     pool: ThreadPoolExecutor
     now: Callable[[], datetime]
@@ -126,6 +127,8 @@ class LaneRunner:
         return self._closed.is_set() or self._feed.lanes.stopping.is_set()
 
     async def _turn(self) -> None:
+        if self._waiting and not self._full:
+            await asyncio.sleep(self._feed.linger_seconds)
         batch = self._take()
         if batch:
             await self._in_thread(lambda: self._work(batch))

@@ -53,10 +53,12 @@ SESSION_SECONDS = 10.0
 class WorkerSettings:
     """``batch_size`` messages of a lane at a time; a lane takes twice as many in before its topics pause.
 
-    ``tick_seconds`` bounds how late a timer is seen; ``threads`` work on lanes side by side.
+    ``linger_seconds`` gathers a batch, since each is a transaction; ``tick_seconds`` bounds how late a timer is seen;
+    ``threads`` work on lanes side by side.
     """
 
     batch_size: int = 500
+    linger_seconds: float = 0.1
     tick_seconds: float = 0.5
     threads: int = 16
 
@@ -277,7 +279,9 @@ class Worker:
     def _feed(self, stage: Stage, pool: ThreadPoolExecutor) -> Feed:
         settings = self._settings
         now = partial(self._now, stage.name)
-        return Feed(self._lanes, settings.batch_size, settings.tick_seconds, pool, now, self._fail)
+        return Feed(
+            self._lanes, settings.batch_size, settings.linger_seconds, settings.tick_seconds, pool, now, self._fail
+        )
 
     async def _start(self, worker: StageWorker) -> None:
         try:

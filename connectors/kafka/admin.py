@@ -27,9 +27,12 @@ from schemas.errors import DriftwheelError
 CALL_SECONDS = 10.0
 """How long a call may take."""
 _SLICE = 0.05
+_ASKING = 2.0
+"""How long a group's coordinator is waited for before looking why."""
 _TOPIC = ResourceType.TOPIC
 _MOVING = frozenset({
     KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError._WAIT_COORD, KafkaError._TIMED_OUT,
 })  # fmt: skip
 
 Place = tuple[str, int]
@@ -142,20 +145,24 @@ class Admin:
             consumer.close()
 
     def _committed(self, consumer: Consumer, places: list[KafkaPlace]) -> dict[Place, int]:
-        """Asks again for as long as the group's coordinator is on the move."""
+        """Asks again while the group's coordinator moves. A missing right is told by ``poll`` alone."""
         deadline = time.monotonic() + self.seconds
         while True:
             try:
-                found = consumer.committed(places, timeout=self.seconds)
+                found = consumer.committed(places, timeout=min(_ASKING, self.seconds))
+                break
             except KafkaException as error:
+                told = consumer.poll(0)
+                no = told.error() if told is not None else None
+                if no is not None and no.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                    raise KafkaException(no) from error
                 if error.args[0].code() not in _MOVING or time.monotonic() > deadline:
                     raise
                 time.sleep(_SLICE)
-                continue
-            for one in found:
-                if one.error is not None:
-                    raise KafkaException(one.error)
-            return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
+        for one in found:
+            if one.error is not None:
+                raise KafkaException(one.error)
+        return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
 
     def _why(self, error: KafkaError, subject: str) -> DriftwheelError:
         if error.code() < 0 and error.code() in AWAY:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from connectors.kafka.settings import KafkaSettings, client_options
 from connectors.kafka.wire import from_millis
 from schemas.errors import Retry
 from schemas.events import EPOCH
+from schemas.topics import TOPICS
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ Upstream = Sequence[tuple[str, Sequence[str]]]
 """Consumer groups with the topics that each reads, in the order of the flow; all names as on the cluster."""
 
 _FEW = 100
+_SAMPLES = 240
 _TAIL = 20
 _PARTITIONS_SECONDS = 30.0
 
@@ -68,6 +71,8 @@ class Backlog:
         self._partitions_until = 0.0
         self._firsts: dict[tuple[str, Place], tuple[int, int, datetime | None]] = {}
         self._tails: dict[Place, int] = {}
+        self._others = {settings.topic(topic) for topic in TOPICS if topic.raw}
+        self._samples: deque[tuple[datetime, dict[Place, int]]] = deque(maxlen=_SAMPLES)
 
     def lag_of(self, group: str, topics: Iterable[str]) -> dict[Place, int]:
         """Unread offsets by partition; 0 when only the marks of transactions are left."""
@@ -75,7 +80,10 @@ class Backlog:
             positions = self._positions([(group, tuple(topics))])[0]
             ends = self._ends(positions)
             starts = {place: max(at, ends[place].low) for place, at in positions.items()}
-            lags = {place: max(0, ends[place].stable - start) for place, start in starts.items()}
+            lags = {
+                place: max(0, min(self._end(place, ends[place]), ends[place].stable) - start)
+                for place, start in starts.items()
+            }
             few = {place: starts[place] for place, lag in lags.items() if 0 < lag <= _FEW}
             for place, first in self._first(group, few, ends).items():
                 if first is None:
@@ -96,6 +104,46 @@ class Backlog:
             # After the positions: what a group has put out by its position stands before these ends.
             ends = self._ends({place for one in positions for place in one})
             return [self._oldest(group, at, ends) for (group, _), at in zip(upstream, positions, strict=True)]
+
+    def held(self, upstream: Upstream, now: datetime) -> list[datetime]:
+        """For each group a time that is no later than ``now`` and before which it has read everything.
+
+        Cheaper than ``oldest``, for looking often: a group that stands past an earlier look's end of a partition has
+        read what had been appended by then. Records are read only where nothing has moved since the last look.
+        """
+        with self._lock:
+            places = {place for _, topics in upstream for place in self._places(topics)}
+            ends = self._ends(places)
+            quiet = self._samples[-1][1] if self._samples else {}
+            self._samples.append((now, {place: self._end(place, end) for place, end in ends.items()}))
+            return [
+                self._held(group, at, ends, quiet)
+                for (group, _), at in zip(upstream, self._positions(upstream), strict=True)
+            ]
+
+    def _held(
+        self, group: str, positions: Mapping[Place, int], ends: Mapping[Place, _Ends], before: Mapping[Place, int]
+    ) -> datetime:
+        now, last = self._samples[-1]
+        held, unclear = now, dict[Place, int]()
+        for place, at in positions.items():
+            if max(at, ends[place].low) >= last.get(place, 0):
+                continue
+            since = next((time for time, end in reversed(self._samples) if at >= end.get(place, 1 << 62)), None)
+            if since is None or before.get(place) == last[place]:
+                unclear[place] = at
+            else:
+                held = min(held, since)
+        oldest = self._oldest(group, unclear, ends) if unclear else None
+        return held if oldest is None else min(held, oldest)
+
+    def _end(self, place: Place, ends: _Ends) -> int:
+        """Where a group that has read everything stands at least: the mark of the last transaction is no record.
+
+        Topics that others write to may end with a record.
+        """
+        marked = place[0] not in self._others and ends.stable == ends.high > ends.low
+        return ends.stable - 1 if marked else ends.high
 
     def newest(self, topics: Iterable[str]) -> datetime | None:
         """The newest time among the last records that came to each partition since the last call."""
@@ -336,8 +384,8 @@ class HeldClock:
             self._clock.refresh()
         now = self._clock()  # first: what comes in during the look is later than this
         held: dict[str, datetime] = {}
-        for (group, _), oldest in zip(self._upstream, self._backlog.oldest(self._upstream), strict=True):
-            now = now if oldest is None else min(now, oldest)
+        for (group, _), until in zip(self._upstream, self._backlog.held(self._upstream, now), strict=True):
+            now = min(now, until)
             held[group] = now
         self._held, self._latest = held, now
 

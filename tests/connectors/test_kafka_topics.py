@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from connectors.kafka.admin import Admin
 from connectors.kafka.settings import KafkaSettings, client_options
@@ -293,7 +293,7 @@ def test_lag_counts_what_is_committed_and_not_read(kafka_settings: KafkaSettings
     writer.produce(spans, b"not yet", partition=0)
     assert writer.flush(30) == 0
     reader = Consumer(client_options(kafka_settings) | {"group.id": kafka_settings.group("assemble")})
-    reader.commit(offsets=[TopicPartition(spans, 0, 4)], asynchronous=False)
+    _until(lambda: _committed(reader, TopicPartition(spans, 0, 4)), lambda done: done)
     groups = {kafka_settings.group("assemble"): [spans, jobs], kafka_settings.group("new"): [spans]}
     reader.close()
     # 5 records and the mark of a commit make 6 offsets; the open transaction is nobody's to do.
@@ -379,6 +379,15 @@ def test_replicas_on_three_brokers_one_of_which_is_killed(kafka_cluster: Callabl
     alone = _until(lambda: describe(admin, ["single"])[0], lambda found: found.leaderless > 0)
     assert alone.entries is None
     check(admin, topics)
+
+
+def _committed(reader: Consumer, place: TopicPartition) -> bool:
+    """Whether it could: the first group of a new cluster makes the brokers create their topic of positions."""
+    try:
+        reader.commit(offsets=[place], asynchronous=False)
+    except KafkaException:
+        return False
+    return True
 
 
 def _until(look: Callable[[], Any], good: Callable[[Any], bool]) -> Any:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from connectors.kafka.quarantine import KafkaQuarantine
 from connectors.kafka.settings import KafkaSettings, client_options
@@ -179,9 +178,10 @@ def test_the_group_stands_where_the_lanes_stand(settings: KafkaSettings, tmp_pat
     with working([Tally()], lane_settings(settings, tmp_path, Clock())) as worker:
         until(lambda: exact(settings, 100))
         lanes = worker.positions()["tally"]
-    admin = AdminClient(client_options(settings))
-    future = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(settings.group("tally"))])
-    found = {(p.topic, p.partition): p.offset for p in next(iter(future.values())).result(30).topic_partitions}
+    consumer = Consumer(client_options(settings) | {"group.id": settings.group("tally")})
+    places = [TopicPartition(topic, n) for n, topics in lanes.items() for topic in topics]
+    found = {(p.topic, p.partition): p.offset for p in consumer.committed(places, timeout=30)}
+    consumer.close()
     assert found == {(topic, n): at for n, topics in lanes.items() for topic, at in topics.items()}
     assert {topic for topic, _ in found} == {settings.topic(SIGNALS_RAW), settings.inbox("tally")}
 
