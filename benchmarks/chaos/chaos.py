@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -36,8 +37,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="brokers")
     parser.add_argument("--faults", default="all", help=f"all, none, or some of {','.join(KINDS)}")
     parser.add_argument("--outage", type=float, default=120.0, help="seconds without the store")
-    parser.add_argument("--gap", type=float, default=45.0, help="seconds of silence that close a session")
-    parser.add_argument("--rate", type=float, default=700.0, help="events a second")
+    parser.add_argument("--gap", type=float, default=60.0, help="seconds of silence that close a session")
+    parser.add_argument("--seconds", type=float, default=180.0, help="how long the load is spread over, at least")
     parser.add_argument("--sabotage", choices=SABOTAGES, default="", help="a defect that has to be found")
     parser.add_argument("--out", type=Path, help="a JSON line for every run is appended")
     parser.add_argument("--folder", type=Path, help="where runs keep their files (default: the temporary folder)")
@@ -87,11 +88,12 @@ def main() -> int:
     if given.summary:
         print(table([json.loads(text) for text in given.summary.read_text().splitlines()]))
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     kinds, bad = kinds_of(given.faults), 0
     for seed in range(given.seed, given.seed + given.runs):
         settings = RunSettings(
-            seed, given.events, given.nodes, kinds, outage=given.outage, gap=given.gap, rate=given.rate,
-            sabotage=given.sabotage,
+            seed, given.events, given.nodes, kinds, outage=given.outage, gap=given.gap,
+            rate=given.events / given.seconds, sabotage=given.sabotage,
         )  # fmt: skip
         result = one_run(settings, given.folder, console, keep=given.keep)
         print(line(result), flush=True)

@@ -9,7 +9,7 @@ there; ``sabotage`` names a defect that the verification has to find. RUN_FOLDER
 from __future__ import annotations
 
 import json
-import logging
+import os
 import random
 import sys
 import threading
@@ -21,9 +21,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from benchmarks.chaos import wiring
+from rich.console import Console
+
 from connectors.clickhouse.sink import ClickHouseSink
-from driftwheel.config import Config, load
+from driftwheel import services
+from driftwheel.config import load
 from processors.stage import Event, Stage
 from processors.state import KeyState
 from schemas.errors import Invalid, Retry
@@ -60,10 +62,16 @@ def _taken(flag: Path) -> bool:
     return True
 
 
-def planter(folder: Path) -> Any:
-    """What makes a stage faulty."""
-    refused, none = frozenset(json.loads((folder / "refused.json").read_text())), frozenset[str]()
-    return lambda one: plant(one, folder / "switches", refused if one.name == "score" else none)
+def plant_stages(folder: Path) -> None:
+    """Have the product build faulty stages."""
+    build = services.worker_stages
+    refused = frozenset(json.loads((folder / "refused.json").read_text()))
+
+    def planted(*given: Any) -> list[Stage]:
+        none = frozenset[str]()
+        return [plant(one, folder / "switches", refused if one.name == "score" else none) for one in build(*given)]
+
+    services.worker_stages = planted
 
 
 def plant_store(switches: Path) -> None:
@@ -101,18 +109,30 @@ def _spoiled(records: Sequence[Record], kind: str) -> list[Record]:
     return list(records)
 
 
+def follow_parent() -> None:
+    """End with the process that started this one, however it went."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    kind, folder = sys.argv[1], Path(sys.argv[2])
-    config: Config = load()
+    follow_parent()
+    kind, folder, config = sys.argv[1], Path(sys.argv[2]), load()
+    console = Console(stderr=True)
     if kind == "gateway":
-        wiring.run_gateway(config)
+        services.run_gateway(config, None, None, console)
     elif kind == "sink":
         plant_store(folder / "switches")
-        wiring.run_sink(config)
+        services.run_sink(config, console)
     else:
-        wiring.run_worker(config, sys.argv[3].split(","), planter(folder))
+        plant_stages(folder)
+        services.run_worker(config, sys.argv[3].split(","), console)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,10 @@ BESIDE = ("store-away",)
 class Injector:
     """Causes faults in a thread, every kind once in random order and then by chance, until ``finish``."""
 
-    def __init__(self, where: Stage, kinds: Sequence[str], seed: int, pause: tuple[float, float]) -> None:
+    def __init__(
+        self, where: Stage, kinds: Sequence[str], seed: int, pause: tuple[float, float], note: Callable[[str], None]
+    ) -> None:
+        self._note = note
         self.done = Counter[str]()
         self.now = ""
         self.trouble: BaseException | None = None
@@ -189,18 +192,25 @@ class Injector:
         first = [kind for kind in self._kinds if kind not in BESIDE]
         again = list(first)
         self._chance.shuffle(first)
+        took = 0.0
         while again and (first or not self._enough.is_set()):
-            self._enough.wait(self._chance.uniform(*self._pause))
+            self._enough.wait(self._chance.uniform(*self._pause) + took)  # as long in peace as in trouble
+            began = time.monotonic()
             if self._enough.is_set() and not first:
                 break
             self.now = first.pop() if first else self._chance.choice(again)
+            self._note(self.now)
             self._faults.do(self.now)
+            took = time.monotonic() - began
+            self._note(f"{self.now} is over")
             self.done[self.now] += 1
             self.now = ""
 
     def _aside(self, kind: str) -> None:
         self._enough.wait(self._chance.uniform(2.0, 10.0))
+        self._note(kind)
         self._beside.do(kind)
+        self._note(f"{kind} is over")
         self.done[kind] += 1
 
 

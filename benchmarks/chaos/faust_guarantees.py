@@ -27,10 +27,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition  # noqa: E402
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition  # noqa: E402
 from confluent_kafka.admin import NewTopic  # noqa: E402
 
-from benchmarks.chaos.faust_app import IN, OUT, PARTITIONS, Plan  # noqa: E402
+from benchmarks.chaos.faust_app import HOLE, IN, OUT, PARTITIONS, Plan  # noqa: E402
 from tests.brokers import Cluster, quiet_admin  # noqa: E402
 
 KEYS = 200
@@ -97,6 +97,10 @@ class Process:
         with self.log.open("rb") as log:
             log.seek(self._seen)
             return READY in log.read()
+
+    def holes(self) -> int:
+        """How often Faust has taken offsets for a hole. There are none in an input without transactions."""
+        return self.log.read_bytes().count(HOLE.encode()) if self.log.exists() else 0
 
     def end(self, how: signal.Signals) -> bool:
         """Signal it and wait until it is gone; False when it had to be killed after 40 s."""
@@ -219,16 +223,14 @@ class Run:
 
     def drain(self, load: Load) -> None:
         """After the load: until all is committed, or nothing was committed or forwarded for a minute."""
-        group = Consumer({
-            "bootstrap.servers": self.cluster.bootstrap, "group.id": self.group, "log_level": 0
-        })  # fmt: skip
+        group = self._group()
         last, moved, left = (-1, -1), time.monotonic(), -1
         until = moved + DRAIN_SECONDS
         while load.is_alive() or time.monotonic() < min(until, moved + STUCK_SECONDS):
             self.tend()
             time.sleep(0.5)
             try:
-                committed, end = self._committed(group), self._end(group, IN)
+                committed, end = sum(self.positions(group)), self._end(group, IN)
                 now = (committed, self._end(group, OUT))
             except KafkaException:
                 continue
@@ -240,13 +242,17 @@ class Run:
             if not load.is_alive() and left == 0:
                 break
         group.close()
-        if left and not self.stuck:
+        if left:
             what = "nothing moved for 60 s" if time.monotonic() < until else f"not done {DRAIN_SECONDS:.0f} s later"
-            self.stuck = f"{what}, {left} messages left"
+            self.notes.append(f"{what}, {left} not committed")
 
-    def _committed(self, group: Consumer) -> int:
+    def _group(self) -> Consumer:
+        return Consumer({"bootstrap.servers": self.cluster.bootstrap, "group.id": self.group, "log_level": 0})
+
+    def positions(self, group: Consumer) -> list[int]:
+        """What the group has committed, by partition."""
         parts = [TopicPartition(self.topic(IN), number) for number in range(PARTITIONS)]
-        return sum(max(0, part.offset) for part in group.committed(parts, timeout=10))
+        return [max(0, part.offset) for part in group.committed(parts, timeout=10)]
 
     def _end(self, group: Consumer, name: str) -> int:
         parts = [TopicPartition(self.topic(name), number) for number in range(PARTITIONS)]
@@ -276,8 +282,8 @@ class Run:
             raise RuntimeError(f"{load.failed} events were not sent: the run says nothing")
         return self.count()
 
-    def read(self, topic: str) -> Iterator[tuple[int, bytes, bytes]]:
-        """Everything in a topic up to its end, or its last stable offset: partition, key, value."""
+    def read(self, topic: str) -> Iterator[Message]:
+        """Everything in a topic up to its end, or its last stable offset."""
         consumer = Consumer({
             "bootstrap.servers": self.cluster.bootstrap, "group.id": f"read-{time.time_ns()}", "log_level": 0,
             "isolation.level": self.variant.isolation, "enable.partition.eof": True, "enable.auto.commit": False,
@@ -290,38 +296,52 @@ class Run:
                 raise RuntimeError(f"{topic} cannot be read to its end")
             error = message.error()
             if error is None:
-                yield message.partition(), message.key(), message.value()
+                yield message
             elif error.code() == KafkaError._PARTITION_EOF:
                 ends += 1
         consumer.close()
 
     def count(self) -> dict[str, object]:
-        """Against the truth, which is the number of every event within its key."""
+        """Against the truth, which is the number of every event within its key.
+
+        ``lost`` was committed and never forwarded; ``left`` was neither committed nor forwarded when the run ended.
+        """
         truth, per_key = {}, Counter[bytes]()
         for number in range(self.events):
             per_key[key_of(number)] += 1
             truth[event_id(number).decode()] = per_key[key_of(number)]
         seen, fresh, wrong = Counter[str](), Counter[str](), set[str]()
-        for _, _, value in self.read(self.topic(OUT)):
-            said = json.loads(value)
+        for message in self.read(self.topic(OUT)):
+            said = json.loads(message.value())
             seen[said["id"]] += 1
             fresh[said["id"]] += said["fresh"]
             if said["guarded"] != truth[said["id"]]:
                 wrong.add(said["id"])
-        table = {(partition, key): json.loads(value) for partition, key, value in self.read(self.first.plan.changelog)}
+        positions = self.positions(self._group())
+        lost = sum(
+            message.offset() < positions[message.partition()]
+            for message in self.read(self.topic(IN))
+            if message.value().decode() not in seen
+        )
+        table = {
+            (message.partition(), message.key()): json.loads(message.value())
+            for message in self.read(self.first.plan.changelog)
+        }
         places = defaultdict[bytes, set[int]](set)
         for partition, key in table:
             places[key].add(partition)
         return {
-            "lost": len(truth) - len(seen),
+            "lost": lost,
+            "left": len(truth) - len(seen) - lost,
             "doubled": sum(seen.values()) - len(seen),
             "lost behind guard": sum(not fresh[name] for name in truth),
             "wrong number": len(wrong),
             "counter off by": sum(value[0] for value in table.values()) - self.events,
             "guarded off by": sum(value[1] for value in table.values()) - self.events,
             "keys in 2 partitions": sum(len(found) > 1 for found in places.values()),
+            "holes": self.first.holes() + self.second.holes(),
             "died by itself": self.first.exits + self.second.exits,
-            "end": "; ".join([self.stuck or "ok", *self.notes]),
+            "end": "; ".join(filter(None, [self.stuck, *self.notes])) or "ok",
         }
 
 
@@ -384,6 +404,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="an empty folder for logs, instead of a temporary one")
     parser.add_argument("--json", type=Path, help="append every row to this file")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers are ended on the way out
     with tempfile.TemporaryDirectory() as temporary:
         root = given.keep or Path(temporary)
         header = True

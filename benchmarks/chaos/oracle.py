@@ -1,8 +1,9 @@
 """What should have become of a session: the same stages, one event at a time, in memory, without any fault.
 
-Sessions do not touch each other before drift detection. Spans come as the assembling stage read them; between two of
-them every timer that ran out runs. Attribution sees scores and signals by their time. What depends on chance (which of
-two topics was read first) must not change the verdicts that are compared.
+Sessions do not touch each other before drift detection. Spans come by the time of their acceptance, and between two of
+them every timer that ran out runs: a timer must not run before everything that was accepted earlier has come through,
+however long that takes. Attribution sees scores and signals by their time. What depends on chance (which of two topics
+was read first) must not change the verdicts that are compared.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class Oracle:
 
 
 def _assembled(stage: Assemble, spans: Sequence[Span]) -> Iterator[tuple[datetime, Record]]:
-    yield from _run(stage, [(span.received_time, span) for span in spans])
+    in_order = sorted(spans, key=lambda span: span.received_time)
+    yield from _run(stage, [(span.received_time, span) for span in in_order])
 
 
 def _run(stage: Stage, events: Iterable[tuple[datetime, Record]]) -> Iterator[tuple[datetime, Record]]:

@@ -25,6 +25,10 @@ ROOT = CHILD.parent.parent.parent
 READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
 AGAIN_SECONDS = 0.5
+ALIVE_SECONDS = 10.0
+DYING_LOOKS = 3
+"""So many bad answers in a row, ``ALIVE_SECONDS`` apart, end a process: Kubernetes' defaults."""
+READY = "/readyz"
 DEFECT = 70
 
 
@@ -37,12 +41,13 @@ class Child:
     environment: dict[str, str]
     folder: Path
     port: int
-    path: str = "/readyz"
+    path: str = READY
     exits: Counter[str] = field(default_factory=Counter[str])
     process: subprocess.Popen[bytes] | None = None
     wanted: bool = False
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _again: float = 0.0
+    _dying: int = 0
 
     @property
     def url(self) -> str:
@@ -101,15 +106,30 @@ class Child:
             if self.wanted and self.process is None and time.monotonic() >= self._again:
                 self._launch()
 
+    def check_alive(self) -> None:
+        """End it when it has said for a while that it should be started again, as an orchestrator does."""
+        process = self.process
+        if process is None or self._answers("/livez") is not False:
+            self._dying = 0
+            return
+        self._dying += 1
+        if self._dying >= DYING_LOOKS and process is self.process:
+            self._dying = 0
+            self._end(signal.SIGKILL, "not live")
+
+    def _answers(self, path: str) -> bool | None:
+        """Whether all is well; None: it does not say."""
+        try:
+            return httpx.get(self.url + path, timeout=5, trust_env=False).is_success
+        except httpx.TransportError:
+            return None
+
     @property
     def ready(self) -> bool:
         """Whether it says so."""
         if self.process is None or self.process.poll() is not None:
             return False
-        try:
-            return httpx.get(self.url + self.path, timeout=5, trust_env=False).is_success
-        except httpx.TransportError:
-            return False
+        return self._answers(self.path) is True
 
 
 class Fleet:
@@ -121,8 +141,9 @@ class Fleet:
         self._config.write_text(_toml(config))
         self.children: dict[str, Child] = {}
         self._ended = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, daemon=True)
-        self._keeper.start()
+        self._keepers = [threading.Thread(target=work, daemon=True) for work in (self._keep, self._keep_alive)]
+        for keeper in self._keepers:
+            keeper.start()
 
     def add(self, name: str, kind: str, *more: str) -> Child:
         """A process, not yet started."""
@@ -171,10 +192,17 @@ class Fleet:
             for child in list(self.children.values()):
                 child.look()
 
+    def _keep_alive(self) -> None:
+        while not self._ended.wait(ALIVE_SECONDS):
+            for child in list(self.children.values()):
+                if child.arguments[0] == "worker":
+                    child.check_alive()
+
     def close(self, *, politely: bool = True) -> None:
         """End every process."""
         self._ended.set()
-        self._keeper.join()
+        for keeper in self._keepers:
+            keeper.join()
         for child in self.children.values():
             child.stop(politely=politely)
 

@@ -21,7 +21,7 @@ from schemas.events import RawSignal, identity
 from schemas.topics import OTLP_SPANS, SIGNALS_RAW
 
 AGAIN = (429, 500, 502, 503, 504)
-PATIENCE = 300.0
+PATIENCE = 900.0
 """Seconds for which one request is tried before the run is given up."""
 
 

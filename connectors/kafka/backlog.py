@@ -40,6 +40,9 @@ Upstream = Sequence[tuple[str, Sequence[str]]]
 
 _FEW = 100
 _SAMPLES = 240
+_MOVING = frozenset({
+    KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE,
+})  # fmt: skip
 _TAIL = 20
 _PARTITIONS_SECONDS = 30.0
 
@@ -197,14 +200,23 @@ class Backlog:
         # fault when the group's coordinator has just moved or is loading.
         if not places:
             return {}
-        try:
-            found = self._asker(group).committed([TopicPartition(*place) for place in places], timeout=self._patience)
-        except KafkaException as error:
-            raise _silent(error) from error
-        for each in found:
+        for each in (found := self._committed(group, places)):
             if each.error is not None:
                 raise _silent(KafkaException(each.error))
         return {(each.topic, each.partition): max(0, each.offset) for each in found}
+
+    def _committed(self, group: str, places: Sequence[Place]) -> list[TopicPartition]:
+        """What the group's coordinator says; one that has just moved is asked again for a while."""
+        until = time.monotonic() + self._patience
+        while True:
+            try:
+                return self._asker(group).committed(
+                    [TopicPartition(*place) for place in places], timeout=self._patience
+                )
+            except KafkaException as error:
+                if error.args[0].code() not in _MOVING or time.monotonic() > until:
+                    raise _silent(error) from error
+                time.sleep(0.2)
 
     def _asker(self, group: str) -> Consumer:
         """A client that asks for a group and is no member of it."""

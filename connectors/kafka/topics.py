@@ -87,7 +87,8 @@ def wanted(
     ``raw``: stages whose sources are raw topics.
     """
     named: list[tuple[str, dict[str, str]]] = [(settings.topic(topic), _published(topic)) for topic in TOPICS]
-    named.append((settings.topic(QUARANTINE), _deleted(30 * _DAY)))
+    both = _deleted(30 * _DAY) | _compacted() | {"cleanup.policy": "compact,delete"}
+    named.append((settings.topic(QUARANTINE), both))
     named += [(settings.inbox(stage), _deleted(_DAY if stage in raw else 7 * _DAY)) for stage in routed]
     named += [(settings.state_topic(stage), _state()) for stage in stages]
     insync = {"min.insync.replicas": str(settings.min_insync)} if settings.min_insync else {}
