@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -18,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.chaos.load import Load
-from benchmarks.chaos.processes import Fleet
+from benchmarks.chaos.processes import Child, Fleet
 from benchmarks.chaos.run import BACK, FRONT
 from benchmarks.chaos.senders import Senders
 from connectors.clickhouse.store import Store, StoreSettings
@@ -32,7 +33,8 @@ from tests.brokers import Cluster
 EVENTS_A_TURN = 3.2
 LOOK_SECONDS = 5.0
 LATENCY = """
-SELECT count() AS turns, round(quantile(0.5)(s), 2) AS p50, round(quantile(0.95)(s), 2) AS p95, round(max(s), 2) AS worst
+SELECT
+    count() AS turns, round(quantile(0.5)(s), 2) AS p50, round(quantile(0.95)(s), 2) AS p95, round(max(s), 2) AS worst
 FROM (
     SELECT dateDiff('millisecond', max(spans.received_time), toDateTime64(min(turns.stored_time), 3) + 1) / 1000 AS s
     FROM turns JOIN spans ON spans.trace_id = turns.trace_id
@@ -63,16 +65,8 @@ def run(turns: float, seconds: float, workers: int, folder: Path) -> None:
         kafka = KafkaSettings(cluster.bootstrap, "steady.", 6)
         admin = Admin(kafka)
         apply(admin, plan(admin, topics_of(kafka, WHEEL)))
-        fleet = Fleet(folder, kafka, {"kafka": {"partitions": 6}})
+        fleet, children = started(folder, kafka, workers)
         stack.callback(fleet.close, politely=False)
-        (folder / "refused.json").write_text("[]")
-        names = [f"redact-{n}" for n in range(workers)]
-        children = [fleet.add(name, "worker", ",".join(FRONT)) for name in names]
-        children += [fleet.add("others", "worker", ",".join(BACK)), fleet.add("sink", "sink")]
-        children.append(fleet.add("gateway", "gateway"))
-        for child in children:
-            child.start()
-        fleet.await_ready()
         senders = Senders(load, lambda: fleet.children["gateway"].url, rate)
         pids = {child.name: child.process.pid for child in children if child.process is not None}
         pids["broker"] = next(iter(cluster.pids.values()))
@@ -88,6 +82,23 @@ def run(turns: float, seconds: float, workers: int, folder: Path) -> None:
     sent = senders.sent.events
     print(f"\n{sent} events in {took:.0f} s: {sent / took:.0f} a second ({sent / took / EVENTS_A_TURN:.0f} turns)")
     show_memory(memory, spent, took)
+    show_latency(folder)
+
+
+def started(folder: Path, kafka: KafkaSettings, workers: int) -> tuple[Fleet, list[Child]]:
+    """Every process, ready."""
+    fleet = Fleet(folder, kafka, {"kafka": {"partitions": 6}})
+    (folder / "refused.json").write_text("[]")
+    children = [fleet.add(f"redact-{n}", "worker", ",".join(FRONT)) for n in range(workers)]
+    children += [fleet.add("others", "worker", ",".join(BACK)), fleet.add("sink", "sink")]
+    children.append(fleet.add("gateway", "gateway"))
+    for child in children:
+        child.start()
+    fleet.await_ready()
+    return fleet, children
+
+
+def show_latency(folder: Path) -> None:
     store = Store(StoreSettings(path=folder / "data-sink" / "store"))
     try:
         found = store.select(LATENCY)
@@ -107,7 +118,7 @@ def watch(senders: Senders, pids: dict[str, int], seconds: float) -> dict[str, l
         time.sleep(LOOK_SECONDS)
         for name, pid in pids.items():
             found[name].append(resident(pid))
-        print(f"\r{senders.sent.events} events", end="", flush=True)
+        print(f"\r{senders.sent.events} events", end="", file=sys.stderr, flush=True)
     return found
 
 
