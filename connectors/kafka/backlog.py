@@ -39,7 +39,7 @@ Upstream = Sequence[tuple[str, Sequence[str]]]
 """Consumer groups with the topics that each reads, in the order of the flow; all names as on the cluster."""
 
 _FEW = 100
-_SAMPLES = 240
+_LOOKS = 240
 _MOVING = frozenset({
     KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE,
 })  # fmt: skip
@@ -54,6 +54,14 @@ class _Ends:
     low: int
     stable: int
     high: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The ends of all partitions, and the watermarks then: of what is accepted, and after each group in turn."""
+
+    marks: dict[Place, int]
+    levels: list[datetime]
 
 
 class Backlog:
@@ -75,7 +83,7 @@ class Backlog:
         self._firsts: dict[tuple[str, Place], tuple[int, int, datetime | None]] = {}
         self._tails: dict[Place, int] = {}
         self._others = {settings.topic(topic) for topic in TOPICS if topic.raw}
-        self._samples: deque[tuple[datetime, dict[Place, int]]] = deque(maxlen=_SAMPLES)
+        self._looks: deque[_Look] = deque(maxlen=_LOOKS)
 
     def lag_of(self, group: str, topics: Iterable[str]) -> dict[Place, int]:
         """Unread offsets by partition; 0 when only the marks of transactions are left."""
@@ -109,36 +117,32 @@ class Backlog:
             return [self._oldest(group, at, ends) for (group, _), at in zip(upstream, positions, strict=True)]
 
     def held(self, upstream: Upstream, now: datetime) -> list[datetime]:
-        """For each group a time that is no later than ``now`` and before which it has read everything.
+        """For each group a time that no entry which has still to come through to its output was accepted before.
 
-        Cheaper than ``oldest``, for looking often: a group that stands past an earlier look's end of a partition has
-        read what had been appended by then. Records are read only where nothing has moved since the last look.
+        Watermarks, from one look to the next: what the group before had let through by its watermark stands below the
+        ends that are looked up afterwards; a group that stands past them has let it through as well. So the times of
+        records do not matter, which later stages stamp anew. 1970 until a group has read what the first look found.
         """
         with self._lock:
-            places = {place for _, topics in upstream for place in self._places(topics)}
-            ends = self._ends(places)
-            quiet = self._samples[-1][1] if self._samples else {}
-            self._samples.append((now, {place: self._end(place, end) for place, end in ends.items()}))
-            return [
-                self._held(group, at, ends, quiet)
-                for (group, _), at in zip(upstream, self._positions(upstream), strict=True)
-            ]
+            positions = self._positions(upstream)
+            ends = self._ends({place for one in positions for place in one})
+            marks = {place: self._end(place, end) for place, end in ends.items()}
+            before = self._looks[-1].marks if self._looks else {}
+            look = _Look(marks, [now])
+            self._looks.append(look)
+            for (group, _), at in zip(upstream, positions, strict=True):
+                behind = {p: start for p, n in at.items() if (start := max(n, ends[p].low)) < marks[p]}
+                still = {place: start for place, start in behind.items() if before.get(place) == marks[place]}
+                firsts = self._first(group, still, ends)
+                late = [p for p in behind if p not in still or firsts[p] is not None or ends[p].stable < ends[p].high]
+                look.levels.append(min([look.levels[-1], *(self._level(p, behind[p], look) for p in late)]))
+            return look.levels[1:]
 
-    def _held(
-        self, group: str, positions: Mapping[Place, int], ends: Mapping[Place, _Ends], before: Mapping[Place, int]
-    ) -> datetime:
-        now, last = self._samples[-1]
-        held, unclear = now, dict[Place, int]()
-        for place, at in positions.items():
-            if max(at, ends[place].low) >= last.get(place, 0):
-                continue
-            since = next((time for time, end in reversed(self._samples) if at >= end.get(place, 1 << 62)), None)
-            if since is None or before.get(place) == last[place]:
-                unclear[place] = at
-            else:
-                held = min(held, since)
-        oldest = self._oldest(group, unclear, ends) if unclear else None
-        return held if oldest is None else min(held, oldest)
+    def _level(self, place: Place, at: int, look: _Look) -> datetime:
+        """The newest watermark of what comes before whose effects a group that stands ``at`` has read."""
+        number = len(look.levels) - 1
+        passed = (one.levels[number] for one in reversed(self._looks) if one is not look and at >= one.marks[place])
+        return next(passed, EPOCH)
 
     def _end(self, place: Place, ends: _Ends) -> int:
         """Where a group that has read everything stands at least: the mark of the last transaction is no record.
@@ -395,11 +399,11 @@ class HeldClock:
         if isinstance(self._clock, LogClock):
             self._clock.refresh()
         now = self._clock()  # first: what comes in during the look is later than this
-        held: dict[str, datetime] = {}
-        for (group, _), until in zip(self._upstream, self._backlog.held(self._upstream, now), strict=True):
-            now = min(now, until)
-            held[group] = now
-        self._held, self._latest = held, now
+        levels = self._backlog.held(self._upstream, now)
+        self._held = {
+            group: max(self._held[group], level) for (group, _), level in zip(self._upstream, levels, strict=True)
+        }
+        self._latest = min([now, *self._held.values()])
 
     def start(self) -> None:
         """Begin to look."""
