@@ -83,6 +83,7 @@ def test_records_are_kept_as_long_as_their_topic_says() -> None:
         expected = None if topic.compacted else str(topic.retention // timedelta(milliseconds=1))
         assert config.get("retention.ms") == expected, topic.name
     assert found[QUARANTINE]["retention.ms"] == str(30 * DAY_MS)
+    assert found[QUARANTINE]["cleanup.policy"] == "compact,delete", "what is deleted has to leave the disk"
     assert found["driftwheel.redact.inbox"]["retention.ms"] == str(DAY_MS)
     assert found["driftwheel.assemble.inbox"]["retention.ms"] == str(7 * DAY_MS)
 
@@ -255,7 +256,7 @@ def test_the_largest_record_fits(kafka_settings: KafkaSettings, admin: Admin) ->
 def _produced(settings: KafkaSettings, topic: str, value: bytes) -> Any:
     said: list[Any] = []
     producer = Producer(client_options(settings) | {"message.max.bytes": MAX_MESSAGE_BYTES})
-    producer.produce(topic, value, on_delivery=lambda error, _: said.append(error))
+    producer.produce(topic, value, b"key", on_delivery=lambda error, _: said.append(error))
     assert producer.flush(30) == 0
     return said[0]
 
