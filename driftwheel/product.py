@@ -110,6 +110,7 @@ class Product:
 
     def _open(self, sinks: Sequence[Sink], wheel: bool, models: bool) -> None:
         config, folder = self.config, self.folder
+        log = None if config.kafka.brokers else self._own_log()
         self.store = open_store(config, folder)
         self._stack.callback(self.store.close)
         self.nemo_url = self._start_nemo() if models else ""
@@ -121,29 +122,32 @@ class Product:
         self.log: Log
         self.engine: Running
         self._behind: Behind
-        if config.kafka.brokers:
+        if log is None:
             self.log, self.engine = self._on_kafka(stages, sinks)
         else:
-            self.log, self.engine = self._embedded(stages, sinks)
+            self.log, self.engine = log, self._embedded(log, stages, sinks)
         self._stack.callback(self.engine.stop)
 
-    def _embedded(self, stages: Sequence[Stage], sinks: Sequence[Sink]) -> tuple[Log, Running]:
+    def _own_log(self) -> SqliteLog:
+        """First of all: it says who else has the folder open."""
         config, folder = self.config, self.folder
         settings = SqliteLogSettings(key=log_key(folder), max_lag=config.engine.max_lag, durable=config.engine.durable)
         log = SqliteLog(folder.path, settings)
         self._stack.callback(log.close)
-        quarantine = Quarantine(folder.part("quarantine"), quarantine_key(folder))
+        return log
+
+    def _embedded(self, log: SqliteLog, stages: Sequence[Stage], sinks: Sequence[Sink]) -> Engine:
+        quarantine = Quarantine(self.folder.part("quarantine"), quarantine_key(self.folder))
         self._behind = Behind(quarantine, LogMessages(log), log)
-        engine = Engine(
+        return Engine(
             log,
             stages,
             [ClickHouseSink(self.store), *sinks],
             self.clock,
-            EngineSettings(workers=config.engine.workers),
+            EngineSettings(workers=self.config.engine.workers),
             quarantine=quarantine,
             on_batch=self.metrics.batch,
         )
-        return log, engine
 
     def _on_kafka(self, stages: Sequence[Stage], sinks: Sequence[Sink]) -> tuple[Log, Running]:
         cluster = Cluster(self.config, self._stack, self.clock)

@@ -54,7 +54,7 @@ def inputs(events: int) -> dict[str, list[Input]]:
     turns = [_input(one) for one in _outputs("assemble", work["assemble"]) if type(one).__name__ == "Turn"]
     work["score"] = turns
     scores = [_input(one) for one in _outputs("score", turns) if type(one).__name__ == "Score"]
-    work["attribute"] = [one for pair in zip(turns, scores, strict=True) for one in pair]
+    work["attribute"] = scores
     work["echo"] = [_input(tally(f"e{n}", f"a{n % 600}", n)) for n in range(events)]
     work["tally"] = [_input(raw(n, f"a{n % 600}")) for n in range(events // 2)]
     assert work["echo"][0].topic == LEDGER.name

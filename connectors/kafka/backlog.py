@@ -307,6 +307,7 @@ class Backlog:
             reader.assign([TopicPartition(*place, offset) for place, offset in starts.items()])
             while missing:
                 if time.monotonic() > until:
+                    self._readers.pop(isolation).close()  # after a broker's death one may never fetch again
                     raise Retry(f"Kafka has not sent the records of {len(missing)} partitions")
                 message = reader.poll(0.1)
                 if message is None:
@@ -317,7 +318,8 @@ class Backlog:
         except KafkaException as error:
             raise _silent(error) from error
         finally:
-            reader.unassign()
+            if isolation in self._readers:
+                reader.unassign()
 
     def _reader(self, isolation: str) -> Consumer:
         if isolation not in self._readers:
