@@ -30,7 +30,7 @@ from schemas.topics import TOPICS
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
-HOLD_SECONDS = 0.5
+HOLD_SECONDS = 0.25
 Positions = Mapping[int, Mapping[str, int]]
 """Where a stage's lanes stand: by partition and topic (as on the cluster), the next offset."""
 
@@ -106,11 +106,20 @@ class Cluster:
 
 
 class Watch:
-    """Looks at a process's own groups now and then: lag for the metrics, standstill for ``/livez``."""
+    """Looks at a process's own groups now and then: lag for the metrics, standstill for ``/livez``.
+
+    ``on_stall`` is called when a lane has stood still for twice as long as ``/livez`` bears, so that a process which
+    nobody restarts ends by itself.
+    """
 
     def __init__(
-        self, cluster: Cluster, stages: Sequence[Stage], positions: Callable[[], Mapping[str, Positions]]
+        self,
+        cluster: Cluster,
+        stages: Sequence[Stage],
+        positions: Callable[[], Mapping[str, Positions]],
+        on_stall: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_stall = on_stall
         self._cluster, self._stages, self._positions = cluster, stages, positions
         self._progress = {stage.name: ProgressWatch(cluster.config.worker.stall_seconds) for stage in stages}
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -131,6 +140,9 @@ class Watch:
             own = positions.get(name, {})
             at = {(topic, partition): offset for partition, lane in own.items() for topic, offset in lane.items()}
             self._progress[name].look({place: n for place, n in behind.items() if place[1] in own}, at)
+            if self._progress[name].stalled(2.0):
+                logger.error("%s stands still: %s; the process ends", name, "; ".join(self._progress[name].problems()))
+                self._on_stall()
         metrics.stalled({name: len(progress.stalled()) for name, progress in self._progress.items()})
 
     def problems(self) -> list[str]:

@@ -118,6 +118,8 @@ class KafkaSink:
             "heartbeat.interval.ms": int(tuning.session_seconds * 300),
             "max.poll.interval.ms": int(tuning.write_seconds * 1000),
             "queued.max.messages.kbytes": 32_768,
+            "fetch.min.bytes": 1 << 20,  # every topic is read: answering each small transaction would cost both sides
+            "fetch.wait.max.ms": 100,
             "reconnect.backoff.max.ms": 1000,
             "error_cb": self._hear,
             "on_commit": self._committed,

@@ -30,16 +30,19 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 LOST_SECONDS = 10.0
 """How long a lane that another process has taken waits before it asks for it again: a rebalance tells sooner."""
-WATCH_SECONDS = 60.0
-"""For so long after a rebalance the lanes look into every hole in their offsets."""
+LEAP_SECONDS = 30.0
+"""How long a lane waits for messages that were passed over: whoever brings them goes back at once, or has lost them."""
 _BATCH_BYTES = 16 << 20
+_GATHER_SECONDS = 0.02
+"""What comes together is worked on together, also in a lane that has been idle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
     """What all runners of one stage share.
 
-    ``batch_size`` messages at a time, or what comes in ``linger_seconds``; twice as many are taken in. ``tick_seconds``
+    ``batch_size`` messages at a time, or what has come ``linger_seconds`` after the batch before began; twice as many
+    are taken in. ``tick_seconds``
     bounds how late a timer is seen; ``now`` is their clock. ``fail`` is told of a defect.
     """
 
@@ -52,8 +55,16 @@ class Feed:
     fail: Callable[[], None]
 
 
-Arrival = tuple[Stored, Headers]
-"""A message on its way to a lane, with its headers as they came."""
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message on its way to a lane, with its headers as they came.
+
+    ``follows``: from this offset to the message's own the consumer has read and there was no other.
+    """
+
+    stored: Stored
+    headers: Headers
+    follows: int
 
 
 class Closed(Exception):
@@ -69,14 +80,11 @@ class LaneRunner:
         self._bytes = 0
         self._news, self._space = asyncio.Event(), asyncio.Event()
         self._closed = asyncio.Event()
-        self._watch_until = 0.0
+        self._leaps: dict[str, float] = {}
+        self._next_batch = 0.0
         self.open = False
         """Whether the lane is open for work."""
         self._task = asyncio.create_task(self._run(), name=str(lane))
-
-    def watch(self) -> None:
-        """A rebalance has just ended: look into holes for a while."""
-        self._watch_until = time.monotonic() + WATCH_SECONDS
 
     async def put(self, arrival: Arrival) -> None:
         """Take a message in; waits while the lane has enough, so that its topics pause. Raises Closed."""
@@ -86,7 +94,7 @@ class LaneRunner:
         if self._closed.is_set():
             raise Closed
         self._waiting.append(arrival)
-        self._bytes += len(arrival[0].value)
+        self._bytes += len(arrival.stored.value)
         self._news.set()
 
     @property
@@ -127,10 +135,12 @@ class LaneRunner:
         return self._closed.is_set() or self._feed.lanes.stopping.is_set()
 
     async def _turn(self) -> None:
-        if self._waiting and not self._full:
-            await asyncio.sleep(self._feed.linger_seconds)
+        if 0 < len(self._waiting) < self._feed.batch_size and not self._full:
+            await asyncio.sleep(max(_GATHER_SECONDS, self._next_batch - time.monotonic()))
+        self._check_leaps()
         batch = self._take()
         if batch:
+            self._next_batch = time.monotonic() + self._feed.linger_seconds
             await self._in_thread(lambda: self._work(batch))
         else:
             await self._pause(self._feed.tick_seconds)
@@ -148,7 +158,7 @@ class LaneRunner:
 
     def _take(self) -> list[Arrival]:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._feed.batch_size))]
-        self._bytes -= sum(len(stored.value) for stored, _ in batch)
+        self._bytes -= sum(len(arrival.stored.value) for arrival in batch)
         self._space.set()
         return batch
 
@@ -158,24 +168,35 @@ class LaneRunner:
     # In a thread.
 
     def _work(self, batch: Sequence[Arrival]) -> None:
-        messages = [self._message(*arrival) for arrival in self._without_leaps(batch)]
+        messages = [self._message(arrival.stored, arrival.headers) for arrival in self._without_leaps(batch)]
         if messages:
             self.lane.process(messages)
 
     def _without_leaps(self, batch: Sequence[Arrival]) -> list[Arrival]:
-        """The batch without messages that came ahead of others, which will come again in their order."""
-        if time.monotonic() > self._watch_until:
-            return list(batch)
+        """The batch without messages that came ahead of others, which will come again in their order.
+
+        Around a rebalance a consumer may hand on what it read before and then go back.
+        """
         nexts = dict(self.lane.positions)
         kept: list[Arrival] = []
-        for stored, headers in batch:
-            expected = nexts.get(stored.topic, 0)
-            if stored.offset > expected and self._records_between(stored.topic, expected, stored.offset):
-                logger.warning("%s: offset %d came ahead of %d, it will come again", self.lane, stored.offset, expected)
+        for arrival in batch:
+            topic, offset = arrival.stored.topic, arrival.stored.offset
+            expected = nexts.get(topic, 0)
+            if arrival.follows > expected and self._records_between(topic, expected, offset):
+                if topic not in self._leaps:
+                    logger.warning("%s: %s %d came ahead of %d, it will come again", self.lane, topic, offset, expected)
+                self._leaps.setdefault(topic, time.monotonic())
                 continue
-            nexts[stored.topic] = max(stored.offset + 1, expected)
-            kept.append((stored, headers))
+            self._leaps.pop(topic, None)
+            nexts[topic] = max(offset + 1, expected)
+            kept.append(arrival)
         return kept
+
+    def _check_leaps(self) -> None:
+        for topic, since in self._leaps.items():
+            if time.monotonic() - since > LEAP_SECONDS:
+                at = self.lane.positions.get(topic, 0)
+                raise RuntimeError(f"{self.lane}: {topic} has gone on without the records from offset {at} on")
 
     def _records_between(self, topic: str, first: int, before: int) -> bool:
         kafka = self._feed.lanes.kafka

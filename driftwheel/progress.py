@@ -32,13 +32,13 @@ class ProgressWatch:
                 self._since[place] = (at, now)
         self._behind = dict(behind)
 
-    def stalled(self) -> list[Place]:
-        """Places that have stood still for too long with something to read."""
+    def stalled(self, times: float = 1.0) -> list[Place]:
+        """Places that have stood still with something to read for too long, or so many times as long."""
         now = self._clock()
         return [
             place
             for place, (_, since) in self._since.items()
-            if self._behind.get(place) and now - since > self._stall_seconds
+            if self._behind.get(place) and now - since > times * self._stall_seconds
         ]
 
     def problems(self) -> list[str]:

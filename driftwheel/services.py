@@ -54,7 +54,7 @@ def _stops(stop: Callable[[], None]) -> Generator[None]:
 
 
 def run_worker(config: Config, names: Sequence[str], console: Console) -> None:
-    """``driftwheel worker``. A defect ends the process with exit code 70: what is not committed comes again."""
+    """``driftwheel worker``. A defect or a standstill ends the process with exit code 70: nothing is lost."""
     _log_to_stderr()
     with ExitStack() as stack:
         cluster = Cluster(config, stack)
@@ -82,7 +82,7 @@ def serve_worker(cluster: Cluster, stages: Sequence[Stage], stack: ExitStack, co
         lambda name: held.now(kafka.group(name)),
         _end_at_once,
     )
-    watch = Watch(cluster, stages, worker.positions)
+    watch = Watch(cluster, stages, worker.positions, _end_at_once)
     url = stack.enter_context(
         health_server(config.host, config.port, watch.problems, worker.problems, cluster.metrics.text, worker.due)
     )

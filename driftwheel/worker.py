@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,19 +47,21 @@ logger = logging.getLogger(__name__)
 DEFECT = 70
 """Exit code after a defect (EX_SOFTWARE of sysexits.h): whoever supervises the process starts it again."""
 SESSION_SECONDS = 10.0
+FETCH_BYTES = 1 << 20
+FETCH_WAIT_MS = 100
+"""The brokers gather so much, or for so long: answering every small transaction at once costs both sides more."""
+_HOLES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """``batch_size`` messages of a lane at a time; a lane takes twice as many in before its topics pause.
 
-    ``linger_seconds`` gathers a batch, since each is a transaction; ``tick_seconds`` bounds how late a timer is seen;
-    ``threads`` work on lanes side by side.
+    ``tick_seconds`` bounds how late a timer is seen; ``threads`` work on lanes side by side.
     """
 
     batch_size: int = 500
-    linger_seconds: float = 0.1
-    tick_seconds: float = 0.5
+    tick_seconds: float = 0.25
     threads: int = 16
 
 
@@ -68,9 +70,70 @@ class _Thread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        consumer._isolation_level = "read_committed"  # pyright: ignore[reportPrivateUsage]  # Faust has no setting
-        consumer._partition_assignment_strategy = [RangePartitionAssignor]  # pyright: ignore[reportPrivateUsage]
+        more = {
+            "isolation_level": "read_committed",
+            "partition_assignment_strategy": [RangePartitionAssignor],
+            "fetch_min_bytes": FETCH_BYTES,
+            "fetch_max_wait_ms": FETCH_WAIT_MS,
+        }
+        for name, value in more.items():  # which Faust has no settings for
+            setattr(consumer, f"_{name}", value)
         return consumer
+
+    async def _fetch_records(self, consumer: aiokafka.AIOKafkaConsumer, *given: Any, **more: Any) -> Any:
+        """Note where each message follows on: offsets have holes, and a hole may be a record that was passed over."""
+        app = cast("_App", self.consumer.app)
+        app.track.before(_positions(consumer))
+        found = await super()._fetch_records(consumer, *given, **more)
+        app.track.fetched({tp: [record.offset for record in records] for tp, records in found.items()})
+        app.track.after(_positions(consumer))
+        return found
+
+
+def _positions(consumer: aiokafka.AIOKafkaConsumer) -> dict[Any, int]:
+    subscription = consumer._subscription.subscription  # pyright: ignore[reportPrivateUsage]
+    assignment: Any = getattr(subscription, "assignment", None)
+    return {} if assignment is None else {tp: at.offset for tp, at in assignment.all_consumed_offsets().items()}
+
+
+class Track:
+    """Behind which offset each fetched message comes next, in transactions' topics, whose offsets have holes.
+
+    A consumer reads on from its position, so that between the last message and the next one there is no other, unless
+    it was told to go elsewhere in between.
+    """
+
+    def __init__(self) -> None:
+        self._tails: dict[Any, tuple[int, int]] = {}
+        """By partition: the consumer's position, and the end of the message before."""
+        self._holes: dict[tuple[str, int, int], int] = {}
+
+    def before(self, positions: Mapping[Any, int]) -> None:
+        """Where the consumer stands, before it reads on."""
+        for tp, at in positions.items():
+            if self._tails.get(tp, (-1, -1))[0] != at:
+                self._tails[tp] = (at, at)
+
+    def fetched(self, offsets: Mapping[Any, Sequence[int]]) -> None:
+        """What it has read, by partition."""
+        if len(self._holes) > _HOLES:
+            self._holes.clear()  # of messages that were thrown away at rebalances
+        for tp, found in offsets.items():
+            at, end = self._tails.get(tp, (found[0], found[0]))
+            for offset in found:
+                if offset > end:
+                    self._holes[tp.topic, tp.partition, offset] = end
+                end = offset + 1
+            self._tails[tp] = (at, end)
+
+    def after(self, positions: Mapping[Any, int]) -> None:
+        """Where the consumer stands then."""
+        for tp, at in positions.items():
+            self._tails[tp] = (at, self._tails.get(tp, (at, at))[1])
+
+    def take(self, topic: str, partition: int, offset: int) -> int:
+        """The end of the message before; to be asked once. From there on, no message came before this one."""
+        return self._holes.pop((topic, partition, offset), offset)
 
 
 class _Consumer(driver.Consumer):
@@ -83,11 +146,15 @@ class _Transport(driver.Transport):
 
 
 class _App(faust.App):
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.track = Track()
+
     def _new_transport(self) -> _Transport:
         return _Transport(self.conf.broker_consumer, self)
 
 
-def make_app(stage: Stage, kafka: KafkaSettings) -> faust.App:
+def make_app(stage: Stage, kafka: KafkaSettings) -> _App:
     """The Faust application of one stage: no web server, no tables, no topics made, nothing committed."""
     return _App(
         kafka.group(stage.name),
@@ -162,9 +229,7 @@ class StageWorker:
                 await self.runners[message.partition].put(self._arrival(message))
 
     def _take_up(self, partition: int) -> None:
-        runner = LaneRunner(Lane(self.stage, partition, self._feed.lanes, self._turn), self._feed)
-        runner.watch()
-        self.runners[partition] = runner
+        self.runners[partition] = LaneRunner(Lane(self.stage, partition, self._feed.lanes, self._turn), self._feed)
 
     def _arrival(self, message: Any) -> Arrival:
         given = message.headers or []
@@ -172,7 +237,8 @@ class StageWorker:
         time = round(message.timestamp * 1000)
         topic = self._names[message.topic]
         place = (topic, message.partition, message.offset)
-        return stored_of(*place, message.key, message.value, time, headers), headers
+        follows = self.app.track.take(message.topic, message.partition, message.offset)
+        return Arrival(stored_of(*place, message.key, message.value, time, headers), headers, follows)
 
     async def _on_assigned(self, app: Any, assigned: set[TP], **_: Any) -> None:
         del app
@@ -192,8 +258,6 @@ class StageWorker:
             self._drop(partition)
         for partition in owned - set(self.runners):
             self._take_up(partition)
-        for runner in self.runners.values():
-            runner.watch()
         self.assigned = True
         logger.info("%s: has partitions %s", self.stage.name, sorted(owned))
 
@@ -279,9 +343,7 @@ class Worker:
     def _feed(self, stage: Stage, pool: ThreadPoolExecutor) -> Feed:
         settings = self._settings
         now = partial(self._now, stage.name)
-        return Feed(
-            self._lanes, settings.batch_size, settings.linger_seconds, settings.tick_seconds, pool, now, self._fail
-        )
+        return Feed(self._lanes, settings.batch_size, stage.linger, settings.tick_seconds, pool, now, self._fail)
 
     async def _start(self, worker: StageWorker) -> None:
         try:

@@ -49,7 +49,7 @@ class AssembleSettings:
     kept; more are not counted.
     """
 
-    settle: float = 2.0
+    settle: float = 1.0
     orphan_settle: float = 30.0
     gap: float = 1_800.0
     lateness: float = 300.0

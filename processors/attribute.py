@@ -8,6 +8,7 @@ known. A signal for a turn that never comes is kept until the session is forgott
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -44,6 +45,7 @@ class Attribute(Stage):
     name = "attribute"
     sources = (SCORES, SIGNALS)
     emits = (OUTCOMES,)
+    linger = 1.0
     by = "session"
 
     def __init__(self, settings: AttributeSettings | None = None) -> None:
@@ -134,15 +136,18 @@ def _evidence(signal: Signal) -> Evidence:
 def _about(turns: list[dict[str, Any]], signals: list[Evidence]) -> dict[str, list[Evidence]]:
     """Which signals speak of which turn; the turns are given by their start."""
     about: dict[str, list[Evidence]] = {turn["turn_id"]: [] for turn in turns}
+    last_of_trace = {turn["trace_id"]: turn["turn_id"] for turn in turns}
+    starts = [turn["start"] for turn in turns]
     for one in signals:
         if one.turn_id:
-            named = [t for t in turns if t["turn_id"] == one.turn_id]
+            named = one.turn_id
         elif one.trace_id:
-            named = [t for t in turns if t["trace_id"] == one.trace_id]
+            named = last_of_trace.get(one.trace_id)
         else:
-            named = [t for t in turns if t["start"] <= one.time]
-        if named:
-            about[named[-1]["turn_id"]].append(one)
+            begun = bisect_right(starts, one.time)
+            named = turns[begun - 1]["turn_id"] if begun else None
+        if named in about:
+            about[named].append(one)
     return about
 
 

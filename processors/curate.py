@@ -62,6 +62,7 @@ class Curate(Stage):
     name = "curate"
     sources = (TURNS, OUTCOMES, ALARMS)
     emits = (SAMPLES,)
+    linger = 5.0
 
     def __init__(self, settings: CurateSettings | None = None) -> None:
         self._settings = settings or CurateSettings()

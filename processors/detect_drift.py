@@ -52,6 +52,7 @@ class DetectDrift(Stage):
     name = "detect_drift"
     sources = (OUTCOMES,)
     emits = (ALARMS,)
+    linger = 2.0
 
     def __init__(self, settings: DriftSettings | None = None) -> None:
         self._settings = settings or DriftSettings()

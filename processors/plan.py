@@ -46,6 +46,7 @@ class Plan(Stage):
     name = "plan"
     sources = (ALARMS, SAMPLES, LABELS, JOBS, DEPLOYMENTS)
     emits = (TRIGGERS,)
+    linger = 2.0
 
     def __init__(self, settings: PlanSettings | None = None) -> None:
         self._settings = settings or PlanSettings()

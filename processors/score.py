@@ -58,6 +58,7 @@ class ScoreTurns(Stage):
     name = "score"
     sources = (TURNS,)
     emits = (SCORES,)
+    linger = 0.5
     memo_size = 0
     by = None
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+import orjson
+
 STATE_VERSION = 1
 
 
@@ -28,16 +30,22 @@ class KeyState:
     due: datetime | None = None
 
     def dump(self) -> str:
-        """As JSON text; ``load`` gives back an equal state, bit for bit."""
+        """As JSON text; ``load`` gives back an equal state, bit for bit: numbers are finite, integers have 64 bits."""
         body: dict[str, Any] = {"v": STATE_VERSION, "data": self.data, "memo": self.memo}
         if self.due is not None:
             body["due"] = self.due.isoformat()
-        return json.dumps(body, separators=(",", ":"))
+        try:
+            return orjson.dumps(body).decode()
+        except TypeError:  # half of a character that needs two: texts of agents may hold such
+            return json.dumps(body, separators=(",", ":"))
 
     @classmethod
     def load(cls, text: str) -> KeyState:
         """From the JSON text that ``dump`` wrote."""
-        body = json.loads(text)
+        try:
+            body = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            body = json.loads(text)
         due = body.get("due")
         return cls(body["data"], body["memo"], datetime.fromisoformat(due) if due else None)
 

@@ -59,7 +59,7 @@ def identity(*parts: str) -> str:
 class Part(BaseModel):
     """A piece of a record; frozen, tolerant of fields that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class Record(Part):

@@ -265,7 +265,8 @@ class Cluster:
             self.tool("kafka.tools.StorageTool", *arguments)
 
     def _server(self, node: Node) -> list[str]:
-        memory = ["-Xms128m", f"-Xmx{self.heap}", "-XX:+UseG1GC", *self.java_options]
+        # The second compiler would take as much as the broker itself in the minutes that most of these live.
+        memory = ["-Xms128m", f"-Xmx{self.heap}", "-XX:+UseG1GC", "-XX:TieredStopAtLevel=1", *self.java_options]
         logs = [
             f"-Dlog4j2.configurationFile={node.folder / 'log4j2.xml'}",
             f"-Ddriftwheel.log={node.folder}/server.log",

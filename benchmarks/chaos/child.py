@@ -1,7 +1,8 @@
 """One process of a run: the product's own, with switches for faults that cannot be caused from outside.
 
 ``python child.py gateway|worker|sink RUN_FOLDER [STAGES]``. In RUN_FOLDER/switches: ``crash-STAGE`` makes the next
-event of that stage raise, once (whoever takes the file away); ``store-away`` makes the store raise Retry while it is
+event of that stage raise, once (whoever takes the file away); ``times`` has the sink write down in ``times.txt`` when
+a span or a turn could be queried; ``store-away`` makes the store raise Retry while it is
 there; ``sabotage`` names a defect that the verification has to find. RUN_FOLDER/refused.json lists the turns that
 ``score`` refuses.
 """
@@ -31,6 +32,8 @@ from processors.state import KeyState
 from schemas.errors import Invalid, Retry
 from schemas.events import LedgerEntry, Record, Score, Span, Turn
 
+LOOK_SECONDS = 0.2
+"""How often a process looks at its switches, which costs a stage nothing."""
 EARLY_SECONDS = 4.0
 """How long the sabotaged sink sits on what it has said to have stored."""
 
@@ -42,10 +45,21 @@ class Crash(RuntimeError):
 def plant(stage: Stage, switches: Path, refused: frozenset[str]) -> Stage:
     """Let a stage raise where the switches say so."""
     step, flag = stage.step, switches / f"crash-{stage.name}"
+    planted = threading.Event()
+
+    def look() -> None:
+        while True:
+            if flag.exists():
+                planted.set()
+            time.sleep(LOOK_SECONDS)
+
+    threading.Thread(target=look, daemon=True).start()
 
     def faulty(event: Event, state: KeyState) -> Iterable[Record]:
-        if flag.exists() and _taken(flag):
-            raise Crash(f"{stage.name}: as was asked for")
+        if planted.is_set():
+            planted.clear()
+            if _taken(flag):
+                raise Crash(f"{stage.name}: as was asked for")
         if isinstance(event.record, Turn) and event.record.turn_id in refused:
             raise Invalid("chaos", event.record.turn_id)
         return step(event, state)
@@ -55,6 +69,7 @@ def plant(stage: Stage, switches: Path, refused: frozenset[str]) -> Stage:
 
 
 def _taken(flag: Path) -> bool:
+    """Whether it was this process that took it away."""
     try:
         flag.rename(flag.with_name(f"done-{flag.name}-{time.time_ns()}"))
     except FileNotFoundError:
@@ -78,6 +93,7 @@ def plant_store(switches: Path) -> None:
     """Have the sink's store be away while a file is there, or lose what it should not."""
     write = ClickHouseSink.write
     sabotage = switches / "sabotage"
+    times = (switches / "times.txt").open("a") if (switches / "times").exists() else None
 
     def switched(self: ClickHouseSink, records: Sequence[Record]) -> None:
         if (switches / "store-away").exists():
@@ -87,6 +103,10 @@ def plant_store(switches: Path) -> None:
             threading.Timer(EARLY_SECONDS, write, (self, list(records))).start()
         else:
             write(self, _spoiled(records, kind))
+        if times is not None:
+            now = time.time()
+            times.writelines(f"{now:.3f} {one.event_id}\n" for one in records if isinstance(one, (Span, Turn)))
+            times.flush()
 
     ClickHouseSink.write = switched  # type: ignore[method-assign]
 

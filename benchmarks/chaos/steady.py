@@ -1,14 +1,13 @@
 """Steady load on real Kafka, no faults: how long from the gateway to the store, and does memory grow.
 
 ``python benchmarks/chaos/steady.py --turns 200 --seconds 120`` prints the time from a turn's last accepted span to its
-row in the store; ``--seconds 1800`` shows the memory of every process. Times end with the second in which the store had
-the row, so they are upper bounds. The memory of a process is its resident set, averaged over tenths of the run.
+row in the store, after a warm-up; ``--seconds 1800`` shows the memory of every process: its resident set, averaged over
+tenths of the run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -32,14 +31,10 @@ from tests.brokers import Cluster
 
 EVENTS_A_TURN = 3.2
 LOOK_SECONDS = 5.0
-LATENCY = """
-SELECT
-    count() AS turns, round(quantile(0.5)(s), 2) AS p50, round(quantile(0.95)(s), 2) AS p95, round(max(s), 2) AS worst
-FROM (
-    SELECT dateDiff('millisecond', max(spans.received_time), toDateTime64(min(turns.stored_time), 3) + 1) / 1000 AS s
-    FROM turns JOIN spans ON spans.trace_id = turns.trace_id
-    GROUP BY turns.turn_id
-)
+ACCEPTED = """
+SELECT 'turn', turns.event_id, toUnixTimestamp64Milli(max(spans.received_time)) / 1000
+FROM turns JOIN spans ON spans.trace_id = turns.trace_id GROUP BY turns.event_id
+UNION ALL SELECT 'span', event_id, toUnixTimestamp64Milli(received_time) / 1000 FROM spans
 """
 
 
@@ -47,31 +42,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=float, default=200, help="turns a second")
     parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--partitions", type=int, default=6, help="of every topic")
+    parser.add_argument("--warm", type=float, default=30, help="first seconds, which the times leave out")
+    parser.add_argument("--gap", type=float, default=1800, help="seconds of silence that close a session")
     parser.add_argument("--workers", type=int, default=1, help="processes for redact")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="driftwheel-steady-"))
     try:
-        run(options.turns, options.seconds, options.workers, folder)
+        run(options, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(turns: float, seconds: float, workers: int, folder: Path) -> None:
+def run(options: argparse.Namespace, folder: Path) -> None:
+    turns, seconds = options.turns, options.seconds
     rate = turns * EVENTS_A_TURN
     load = Load(1, int(rate * seconds), poison=0, width=max(24, int(turns / 2)))
     (folder / "switches").mkdir(exist_ok=True)
+    (folder / "switches" / "times").touch()
     with ExitStack() as stack:
         cluster = stack.enter_context(Cluster(folder / "kafka", 1))
-        kafka = KafkaSettings(cluster.bootstrap, "steady.", 6)
+        kafka = KafkaSettings(cluster.bootstrap, "steady.", options.partitions)
         admin = Admin(kafka)
         apply(admin, plan(admin, topics_of(kafka, WHEEL)))
-        fleet, children = started(folder, kafka, workers)
+        fleet, children = started(folder, kafka, options)
         stack.callback(fleet.close, politely=False)
         senders = Senders(load, lambda: fleet.children["gateway"].url, rate)
         pids = {child.name: child.process.pid for child in children if child.process is not None}
         pids["broker"] = next(iter(cluster.pids.values()))
         before = {name: cpu(pid) for name, pid in pids.items()}
-        began = time.monotonic()
+        began, since = time.monotonic(), time.time() + options.warm
         senders.start()
         memory = watch(senders, pids, seconds)
         took = time.monotonic() - began
@@ -82,14 +82,16 @@ def run(turns: float, seconds: float, workers: int, folder: Path) -> None:
     sent = senders.sent.events
     print(f"\n{sent} events in {took:.0f} s: {sent / took:.0f} a second ({sent / took / EVENTS_A_TURN:.0f} turns)")
     show_memory(memory, spent, took)
-    show_latency(folder)
+    show_latency(folder, since)
 
 
-def started(folder: Path, kafka: KafkaSettings, workers: int) -> tuple[Fleet, list[Child]]:
+def started(folder: Path, kafka: KafkaSettings, options: argparse.Namespace) -> tuple[Fleet, list[Child]]:
     """Every process, ready."""
-    fleet = Fleet(folder, kafka, {"kafka": {"partitions": 6}})
+    config: dict[str, dict[str, object]] = {"kafka": {"partitions": options.partitions}}
+    config |= {f"stages.{name}": {"gap": options.gap} for name in ("assemble", "attribute")}
+    fleet = Fleet(folder, kafka, config)
     (folder / "refused.json").write_text("[]")
-    children = [fleet.add(f"redact-{n}", "worker", ",".join(FRONT)) for n in range(workers)]
+    children = [fleet.add(f"redact-{n}", "worker", ",".join(FRONT)) for n in range(options.workers)]
     children += [fleet.add("others", "worker", ",".join(BACK)), fleet.add("sink", "sink")]
     children.append(fleet.add("gateway", "gateway"))
     for child in children:
@@ -98,16 +100,28 @@ def started(folder: Path, kafka: KafkaSettings, workers: int) -> tuple[Fleet, li
     return fleet, children
 
 
-def show_latency(folder: Path) -> None:
+def show_latency(folder: Path, since: float) -> None:
+    """Of spans and turns that were accepted from ``since`` on."""
+    stored: dict[str, float] = {}
+    for line in (folder / "switches" / "times.txt").read_text().splitlines():
+        at, name = line.split()
+        stored.setdefault(name, float(at))
     store = Store(StoreSettings(path=folder / "data-sink" / "store"))
     try:
-        found = store.select(LATENCY)
-        print("\nfrom the last accepted span of a turn to its row in the store, seconds, upper bounds:")
-        print(json.dumps(dict(zip(found.columns, found.rows[0], strict=True))))
-        counted = store.select("SELECT sum(difference) FROM ledger_current").rows[0][0]
-        print(f"ledger difference: {counted}")
+        waits: dict[str, list[float]] = {"turn": [], "span": []}
+        for what, name, accepted in store.select(ACCEPTED).rows:
+            if accepted >= since:
+                waits[what].append(stored[name] - accepted)
+        (counted,) = store.select("SELECT sum(difference) FROM ledger_current").rows[0]
     finally:
         store.close()
+    print(
+        "\n| from acceptance to the store, s | count | p50 | p95 | p99 | worst |\n| --- | --- | --- | --- | --- | --- |"
+    )
+    for what, found in waits.items():
+        cuts = statistics.quantiles(found, n=100)
+        print(f"| {what} | {len(found)} | {cuts[49]:.2f} | {cuts[94]:.2f} | {cuts[98]:.2f} | {max(found):.2f} |")
+    print(f"\nledger difference: {counted}")
 
 
 def watch(senders: Senders, pids: dict[str, int], seconds: float) -> dict[str, list[float]]:

@@ -134,7 +134,9 @@ class Backlog:
                 behind = {p: start for p, n in at.items() if (start := max(n, ends[p].low)) < marks[p]}
                 still = {place: start for place, start in behind.items() if before.get(place) == marks[place]}
                 firsts = self._first(group, still, ends)
-                late = [p for p in behind if p not in still or firsts[p] is not None or ends[p].stable < ends[p].high]
+                quiet = {p for p in still if firsts[p] is None and ends[p].stable == ends[p].high}
+                look.marks.update({place: behind[place] for place in quiet})  # what is left are marks of transactions
+                late = [place for place in behind if place not in quiet]
                 look.levels.append(min([look.levels[-1], *(self._level(p, behind[p], look) for p in late)]))
             return look.levels[1:]
 
@@ -332,6 +334,7 @@ class Backlog:
                 "queued.min.messages": 1,
                 "fetch.message.max.bytes": 65_536,
                 "fetch.wait.max.ms": 20,
+                "fetch.queue.backoff.ms": 5,
             }
             self._readers[isolation] = Consumer(self._options | options)
         return self._readers[isolation]

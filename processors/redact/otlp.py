@@ -219,7 +219,7 @@ def _numbers(values: Values) -> Values:
 def _number(value: Any) -> float | None:
     try:
         number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 

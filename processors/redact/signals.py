@@ -145,7 +145,7 @@ def _number(body: dict[str, Any], field: str, default: float, low: float) -> flo
     value = body.get(field)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -math.inf < value < math.inf:
         raise Invalid("invalid_field", f"field {field}: must be a number from {low:g} to 1")
     if not low <= value <= 1.0:
         raise Invalid("invalid_field", f"field {field}: must be from {low:g} to 1")

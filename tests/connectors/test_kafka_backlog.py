@@ -16,6 +16,7 @@ from connectors.kafka.settings import KafkaSettings, client_options
 from connectors.kafka.wire import millis
 from schemas.errors import Retry
 from schemas.events import EPOCH
+from schemas.topics import OTLP_SPANS
 from tests.brokers import Cluster, free_ports
 
 T0 = datetime(2026, 1, 5, 8, tzinfo=UTC)
@@ -23,12 +24,12 @@ SECOND = timedelta(seconds=1)
 
 
 class Topics:
-    """A broker with topics ``a``, ``b`` and ``raw``; writes and commits what a test says."""
+    """A broker with topics ``a``, ``b``, ``raw`` and that of raw spans; writes and commits what a test says."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.settings = settings
         self.admin = AdminClient(client_options(settings))
-        wanted = [NewTopic(self.name(topic), settings.partitions) for topic in ("a", "b", "raw")]
+        wanted = [NewTopic(self.name(topic), settings.partitions) for topic in ("a", "b", "raw", OTLP_SPANS.name)]
         for made in self.admin.create_topics(wanted).values():
             made.result(60)
         until(self.led)
@@ -43,7 +44,11 @@ class Topics:
         return True
 
     def ends(self, isolation: IsolationLevel) -> list[int]:
-        places = [TopicPartition(self.name(t), n) for t in ("a", "b", "raw") for n in range(self.settings.partitions)]
+        places = [
+            TopicPartition(self.name(t), n)
+            for t in ("a", "b", "raw", OTLP_SPANS.name)
+            for n in range(self.settings.partitions)
+        ]
         found = self.admin.list_offsets(dict.fromkeys(places, OffsetSpec.latest()), isolation_level=isolation)
         return [found[place].result(30).offset for place in places]
 
@@ -266,6 +271,18 @@ def test_the_clock_goes_on_under_steady_load(topics: Topics, backlog: Backlog) -
         now[0] += SECOND
         clock.refresh()
         assert clock.now() == now[0] - SECOND
+
+
+def test_marks_at_the_end_of_a_raw_topic_hold_nothing_back(topics: Topics, backlog: Backlog) -> None:
+    """A raw topic may end with a record; once it is known that it does not, the look before counts as passed."""
+    upstream = [(topics.settings.group("first"), [topics.name(OTLP_SPANS.name)])]
+    assert backlog.held(upstream, T0) == [T0]
+    topics.put(OTLP_SPANS.name, (0, T0))
+    assert backlog.held(upstream, T0 + SECOND) == [T0]
+    topics.read("first", OTLP_SPANS.name, 0, 1)
+    assert backlog.held(upstream, T0 + 2 * SECOND) == [T0 + 2 * SECOND]
+    topics.put(OTLP_SPANS.name, (0, T0))
+    assert backlog.held(upstream, T0 + 3 * SECOND) == [T0 + 2 * SECOND]
 
 
 def test_the_clock_of_a_replay_is_its_log(topics: Topics, backlog: Backlog) -> None:

@@ -372,9 +372,9 @@ def child(kind: type[KafkaSink], settings: KafkaSettings, path: Path) -> None:
     kind(settings, Rows(path), Plain(), MemoryLog(), lambda: T0, SMALL).run()
 
 
-@pytest.mark.parametrize(("kind", "lost"), [(DiesBetween, 0), (CommitsFirst, 40)])
-def test_killed_between_store_and_commit(topics: Topics, tmp_path: Path, kind: type[KafkaSink], lost: int) -> None:
-    """Twice; then one that lives does the rest. The control loses what it had said it had."""
+@pytest.mark.parametrize(("kind", "loses"), [(DiesBetween, False), (CommitsFirst, True)])
+def test_killed_between_store_and_commit(topics: Topics, tmp_path: Path, kind: type[KafkaSink], loses: bool) -> None:
+    """Twice; then one that lives does the rest. The control loses what it had said it had: two batches of any size."""
     path, spawn = tmp_path / "rows", get_context("spawn")
     wanted = topics.tallies(range(400))
     for _ in range(2):
@@ -388,7 +388,8 @@ def test_killed_between_store_and_commit(topics: Topics, tmp_path: Path, kind: t
     until(lambda: topics.left() == 0)
     survivor.stop()
     assert store.ids() <= wanted
-    assert len(wanted - store.ids()) == lost
+    lost = len(wanted - store.ids())
+    assert 2 <= lost <= 2 * SMALL.batch_size if loses else lost == 0
 
 
 def test_brokers_that_go_and_come_back(kafka_cluster: Callable[..., Cluster], caplog: pytest.LogCaptureFixture) -> None:

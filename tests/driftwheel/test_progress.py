@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from connectors.kafka.settings import KafkaSettings
+from driftwheel.cluster import Watch
 from driftwheel.progress import ProgressWatch
+from driftwheel.telemetry import Metrics
+from processors.stage import Stage
+from tests.driftwheel.engine_kit import Tally
 
 HERE = ("agent.turns", 2)
 
@@ -27,6 +38,9 @@ def test_a_place_with_work_that_stands_still_is_stalled() -> None:
     progress.look({HERE: 7}, {HERE: 10})
     assert progress.stalled() == [HERE]
     assert progress.problems() == ["agent.turns, partition 2: 7 entries to read and no progress for 60 s"]
+    assert progress.stalled(2.0) == []
+    seconds.now = 121
+    assert progress.stalled(2.0) == [HERE]
 
 
 def test_a_place_that_moves_or_has_nothing_to_read_is_not() -> None:
@@ -58,3 +72,31 @@ def test_a_place_that_went_to_another_owner_is_forgotten() -> None:
     seconds.now = 70
     progress.look({HERE: 5}, {HERE: 10})
     assert progress.stalled() == []
+
+
+class Still:
+    """A cluster whose one lane has work and does not get on."""
+
+    config = SimpleNamespace(worker=SimpleNamespace(stall_seconds=0.1))
+    kafka = KafkaSettings("127.0.0.1:1", "t.")
+
+    def __init__(self) -> None:
+        self.metrics, self.stopping = Metrics(), threading.Event()
+        self.stopping.set()  # nobody but the test looks
+
+    def lags(self, stages: Sequence[Stage]) -> dict[str, dict[tuple[str, int], int]]:
+        return {stage.name: {HERE: 3} for stage in stages}
+
+
+def test_a_worker_that_stands_still_is_told_to_end_and_first_to_be_unhealthy() -> None:
+    ended: list[str] = []
+    cluster: Any = Still()
+    watch = Watch(cluster, [Tally()], lambda: {"tally": {HERE[1]: {HERE[0]: 10}}}, lambda: ended.append("ended"))
+    watch.look()
+    time.sleep(0.15)
+    watch.look()
+    assert watch.problems()
+    assert not ended
+    time.sleep(0.1)
+    watch.look()
+    assert ended == ["ended"]

@@ -290,6 +290,7 @@ def test_a_text_over_the_limit() -> None:
         (json.dumps(RATING | {"value": "anna@example.com"}), "invalid_field", "value"),
         (json.dumps(RATING | {"value": None}), "invalid_field", "value"),
         (json.dumps(RATING | {"value": float("nan")}), "invalid_field", "value"),
+        (json.dumps(RATING | {"value": 10**400}), "invalid_field", "value"),
         (json.dumps(RATING | {"weight": -1}), "invalid_field", "weight"),
         (json.dumps(RATING | {"session_id": ""}), "invalid_field", "session_id"),
         (json.dumps(RATING | {"session_id": {}}), "invalid_field", "session_id"),

@@ -143,7 +143,7 @@ def test_retrieval() -> None:
     found = span_of({"session.id": "s1", **flat})
     assert (found.kind, found.retrieval_score, found.retrieval_documents) == ("retrieval", 0.9, 2)
     assert (found.input, found.output) == (ASK, "opening hours")
-    documents = json.dumps([{"id": "a", "score": 0.3}, {"id": "b", "score": 0.7}])
+    documents = json.dumps([{"id": "a", "score": 0.3}, {"id": "b", "score": 0.7}, {"id": "c", "score": 10**400}])
     genai = {"gen_ai.operation.name": "retrieval", "gen_ai.retrieval.documents": documents}
     assert span_of({"session.id": "s1", **genai}).retrieval_score == 0.7
 

@@ -1,0 +1,131 @@
+"""What reaches a lane, and in which order: no message passes one that was passed over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.wire import stored_of
+from driftwheel import lane_runner
+from driftwheel.lane_runner import Arrival, Feed, LaneRunner
+from driftwheel.worker import Track
+from processors.stage import Message
+from tests.driftwheel.engine_kit import Clock, Tally
+from tests.driftwheel.kafka_kit import lane_settings
+
+TOPIC = "agent.signals.raw"
+
+
+class Place(NamedTuple):
+    topic: str
+    partition: int
+
+
+HERE = Place(TOPIC, 0)
+
+
+class Lane:
+    """Takes down what it is given."""
+
+    def __init__(self) -> None:
+        self.stage, self.partition = Tally(), 0
+        self.positions = {TOPIC: 10}
+        self.batches: list[list[int]] = []
+        self.next_due = None
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def process(self, messages: Sequence[Message]) -> None:
+        self.batches.append([message.offset for message in messages])
+        self.positions[TOPIC] = max(self.positions[TOPIC], *(message.offset + 1 for message in messages))
+
+
+def arrival(offset: int, follows: int) -> Arrival:
+    return Arrival(stored_of(TOPIC, 0, offset, b"", b"", 0, []), [], follows)
+
+
+def run(arrivals: Sequence[Arrival], tmp_path: Path, records: set[int], wait: float = 0.3) -> tuple[Lane, list[str]]:
+    """A runner that gets these one by one; ``records``: offsets that the brokers have a record at."""
+    lane, failures = Lane(), list[str]()
+    settings = lane_settings(KafkaSettings("127.0.0.1:1", "t."), tmp_path, Clock())
+
+    async def feed() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            late = datetime(2026, 1, 1, tzinfo=UTC)
+            how = Feed(settings, 100, 0.0, 0.05, pool, lambda: late, lambda: failures.append("failed"))
+            runner: Any = LaneRunner(lane, how)  # type: ignore[arg-type]
+            runner._records_between = lambda topic, first, before: any(first <= at < before for at in records)
+            for one in arrivals:
+                await runner.put(one)
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(wait)
+            await runner.close()
+
+    asyncio.run(feed())
+    return lane, failures
+
+
+def test_marks_of_transactions_are_no_messages(tmp_path: Path) -> None:
+    lane, _ = run([arrival(10, 10), arrival(12, 11), arrival(15, 13)], tmp_path, records={11, 13, 14})
+    assert lane.batches == [[10], [12], [15]]
+
+
+def test_what_came_ahead_waits_for_what_was_passed_over(tmp_path: Path) -> None:
+    came = [arrival(10, 10), arrival(14, 14), arrival(11, 11), arrival(14, 12)]
+    lane, failures = run(came, tmp_path, records={10, 11, 14})
+    assert lane.batches == [[10], [11], [14]]
+    assert not failures
+
+
+def test_a_hole_that_nobody_knows_of_is_looked_into(tmp_path: Path) -> None:
+    lane, _ = run([arrival(14, 14)], tmp_path, records={14})
+    assert lane.batches == [[14]]
+
+
+def test_what_never_comes_again_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lane_runner, "LEAP_SECONDS", 0.2)
+    lane, failures = run([arrival(14, 14)], tmp_path, records={12, 14}, wait=1.0)
+    assert lane.batches == []
+    assert failures == ["failed"]
+    assert f"{TOPIC} has gone on without the records from offset 10 on" in caplog.text
+
+
+def test_a_consumer_that_reads_on_has_passed_over_nothing() -> None:
+    track = Track()
+    track.before({HERE: 5})
+    track.fetched({HERE: [5, 7, 8]})
+    track.after({HERE: 10})
+    track.before({HERE: 10})
+    track.fetched({HERE: [11]})
+    track.after({HERE: 12})
+    assert [track.take(*HERE, offset) for offset in (5, 7, 8, 11)] == [5, 6, 8, 9]
+
+
+def test_marks_alone_move_a_consumer_on() -> None:
+    track = Track()
+    for position, found in ((5, [5]), (7, []), (9, [9])):
+        track.before({HERE: position})
+        track.fetched({HERE: found} if found else {})
+        track.after({HERE: position + 2})
+    assert [track.take(*HERE, offset) for offset in (5, 9)] == [5, 6]
+
+
+def test_a_consumer_that_was_sent_elsewhere_follows_on_nothing() -> None:
+    track = Track()
+    track.before({HERE: 5})
+    track.fetched({HERE: [5]})
+    track.after({HERE: 6})
+    track.before({HERE: 20})
+    track.fetched({HERE: [21]})
+    assert track.take(*HERE, 21) == 20
