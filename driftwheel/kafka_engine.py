@@ -103,6 +103,7 @@ class KafkaEngine:
     def stalled(self) -> list[str]:
         """What only a new start mends: a defect, or a standstill."""
         found = self._watch.problems() if self._watch is not None else []
+        found += [problem for sink in self.sinks for problem in sink.stalled()]
         return [*found, f"stopped: {self.failure}"] if self.failure is not None else found
 
     def lags(self) -> dict[str, int]:

@@ -148,6 +148,13 @@ class KafkaSink:
         owed = f"{len(self._owed)} offsets could not be committed yet" if self._owed else ""
         return [problem for problem in (failed, self.retrying, self.trouble, owed) if problem]
 
+    def stalled(self) -> list[str]:
+        """Why only a new start would help, or nothing: the loop has not gone round for longer than a write may take."""
+        silent = time.monotonic() - self.last_progress
+        if silent <= self._tuning.write_seconds or not self._thread.is_alive():
+            return []
+        return [f"{self._sink.name} has been at one batch for {silent:.0f} s"]
+
     # The loop.
 
     def _guarded(self) -> None:

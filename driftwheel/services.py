@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from connectors.clickhouse.sink import ClickHouseSink
-from connectors.kafka.log import KafkaLog
+from connectors.kafka.log import KafkaLog, KafkaLogSettings
 from connectors.nemo.microservices import Microservices
 from driftwheel.clock import utc_now
 from driftwheel.cluster import Cluster, Watch
@@ -33,6 +33,7 @@ from driftwheel.telemetry import Metrics
 from driftwheel.worker import DEFECT, Worker, WorkerSettings
 from processors.stage import Stage
 from schemas.errors import Refused
+from schemas.topics import DEAD_LETTERS, TRIGGERS
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def run_sink(config: Config, console: Console) -> None:
         cluster.check()
         store = open_store(config, DataFolder(config.data_dir))
         stack.callback(store.close)
-        log = KafkaLog(cluster.kafka, cluster.framing)
+        log = KafkaLog(cluster.kafka, cluster.framing, KafkaLogSettings("sink", topics=(DEAD_LETTERS.name,)))
         stack.callback(log.close)
         engine = KafkaEngine(cluster, log, [], [ClickHouseSink(store)], cluster.state_folder())
         _run_engine(engine, cluster, stack, "sink", console)
@@ -156,7 +157,7 @@ def run_job_runner(config: Config, console: Console) -> None:
             config.nemo.url, namespace=config.nemo.namespace, token=config.nemo.token.get_secret_value()
         )
         stack.callback(nemo.close)
-        log = KafkaLog(cluster.kafka, cluster.framing)
+        log = KafkaLog(cluster.kafka, cluster.framing, KafkaLogSettings("job-runner", topics=(TRIGGERS.name,)))
         stack.callback(log.close)
         stages = [one for one in wheel_stages(config, cluster.key, nemo, StoreLibrary(store)) if one.effects]
         folder = stack.enter_context(instance_folder(cluster.state_folder()))

@@ -13,11 +13,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteBufferManager
 
 from connectors.kafka.settings import KafkaSettings, client_options
 from schemas.errors import Retry
@@ -29,7 +30,9 @@ _STALE_SECONDS = 3 * 86_400
 """Half of what the topic keeps deletions for, and some."""
 _SILENCE = 60.0
 _WRITE_BUFFER = 4 << 20
-_BLOCK_CACHE = 8 << 20
+_MEMORY = 64 << 20
+_BUFFERS = 32 << 20
+"""Of ``_MEMORY``, bytes that wait to be written to disk. Both are of all tables of a process together."""
 
 
 class Table:
@@ -107,10 +110,19 @@ def _options() -> Options:
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(1 << 20)
     options.set_compression_type(DBCompressionType.lz4())
+    blocks_in_memory, buffers = _memory()
+    options.set_write_buffer_manager(buffers)
     blocks = BlockBasedOptions()
-    blocks.set_block_cache(Cache(_BLOCK_CACHE))
+    blocks.set_block_cache(blocks_in_memory)
     options.set_block_based_table_factory(blocks)
     return options
+
+
+@cache
+def _memory() -> tuple[Cache, WriteBufferManager]:
+    """A process has dozens of tables: what they may hold in memory must not count up."""
+    blocks = Cache(_MEMORY)
+    return blocks, WriteBufferManager.new_write_buffer_manager_with_cache(_BUFFERS, False, blocks)
 
 
 def _mark_open(folder: Path) -> None:

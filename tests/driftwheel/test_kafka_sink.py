@@ -189,6 +189,28 @@ def test_a_store_that_is_away_gets_the_batch_again(topics: Topics, caplog: pytes
     assert [line for line in said if "works again" in line] == ["store: it works again"]
 
 
+def test_a_write_that_never_ends_is_a_standstill(topics: Topics) -> None:
+    store, began, go_on = Store(), threading.Event(), threading.Event()
+
+    def hang(records: Sequence[Record]) -> None:
+        del records
+        began.set()
+        assert go_on.wait(60)
+
+    store.before = hang
+    topics.tallies(range(10))
+    with running(topics, store) as sink:
+        assert sink.stalled() == []
+        assert began.wait(60)
+        sink.last_progress -= QUICK.write_seconds + 1
+        (problem,) = sink.stalled()
+        assert problem.startswith("store has been at one batch for 30")
+        go_on.set()
+        until(lambda: sink.records == 10)
+        assert sink.stalled() == []
+    assert sink.stalled() == []
+
+
 def test_stopped_while_the_store_is_away_it_leaves_the_batch_to_the_next(topics: Topics) -> None:
     wanted, store = topics.tallies(range(40)), Store()
 
