@@ -31,7 +31,7 @@ import faust
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP
+from faust.types import TP, ConsumerMessage
 
 from connectors.kafka.oauth import OAuthTokens
 from connectors.kafka.settings import KafkaSettings, ssl_context
@@ -50,7 +50,6 @@ SESSION_SECONDS = 10.0
 FETCH_BYTES = 1 << 20
 FETCH_WAIT_MS = 100
 """The brokers gather so much, or for so long: answering every small transaction at once costs both sides more."""
-_HOLES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +80,29 @@ class _Thread(driver.AIOKafkaConsumerThread):
         return consumer
 
     async def _fetch_records(self, consumer: aiokafka.AIOKafkaConsumer, *given: Any, **more: Any) -> Any:
-        """Note where each message follows on: offsets have holes, and a hole may be a record that was passed over."""
-        app = cast("_App", self.consumer.app)
-        app.track.before(_positions(consumer))
+        """What was fetched of a partition is one message to Faust, whose way to an agent costs more than a stage."""
+        track = cast("_App", self.consumer.app).track
+        track.before(_positions(consumer))
         found = await super()._fetch_records(consumer, *given, **more)
-        app.track.fetched({tp: [record.offset for record in records] for tp, records in found.items()})
-        app.track.after(_positions(consumer))
-        return found
+        bundles = {
+            tp: [Bundle(records, track.follow(tp, [one.offset for one in records]))] for tp, records in found.items()
+        }
+        track.after(_positions(consumer))
+        return bundles
 
 
 def _positions(consumer: aiokafka.AIOKafkaConsumer) -> dict[Any, int]:
     subscription = consumer._subscription.subscription  # pyright: ignore[reportPrivateUsage]
     assignment: Any = getattr(subscription, "assignment", None)
     return {} if assignment is None else {tp: at.offset for tp, at in assignment.all_consumed_offsets().items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What was fetched of one partition at once; ``follows``: see ``Arrival``."""
+
+    records: Sequence[Any]
+    follows: Sequence[int]
 
 
 class Track:
@@ -106,7 +115,6 @@ class Track:
     def __init__(self) -> None:
         self._tails: dict[Any, tuple[int, int]] = {}
         """By partition: the consumer's position, and the end of the message before."""
-        self._holes: dict[tuple[str, int, int], int] = {}
 
     def before(self, positions: Mapping[Any, int]) -> None:
         """Where the consumer stands, before it reads on."""
@@ -114,31 +122,29 @@ class Track:
             if self._tails.get(tp, (-1, -1))[0] != at:
                 self._tails[tp] = (at, at)
 
-    def fetched(self, offsets: Mapping[Any, Sequence[int]]) -> None:
-        """What it has read, by partition."""
-        if len(self._holes) > _HOLES:
-            self._holes.clear()  # of messages that were thrown away at rebalances
-        for tp, found in offsets.items():
-            at, end = self._tails.get(tp, (found[0], found[0]))
-            for offset in found:
-                if offset > end:
-                    self._holes[tp.topic, tp.partition, offset] = end
-                end = offset + 1
-            self._tails[tp] = (at, end)
+    def follow(self, tp: Any, offsets: Sequence[int]) -> list[int]:
+        """For each message that was read of a partition, the end of the one before; at most its own offset."""
+        at, end = self._tails.get(tp, (offsets[0], offsets[0]))
+        ends = [end, *(offset + 1 for offset in offsets)]
+        self._tails[tp] = (at, ends[-1])
+        return [min(before, offset) for before, offset in zip(ends[:-1], offsets, strict=True)]
 
     def after(self, positions: Mapping[Any, int]) -> None:
         """Where the consumer stands then."""
         for tp, at in positions.items():
             self._tails[tp] = (at, self._tails.get(tp, (at, at))[1])
 
-    def take(self, topic: str, partition: int, offset: int) -> int:
-        """The end of the message before; to be asked once. From there on, no message came before this one."""
-        return self._holes.pop((topic, partition, offset), offset)
-
 
 class _Consumer(driver.Consumer):
     def _new_consumer_thread(self) -> _Thread:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+    def _to_message(self, tp: TP, record: Bundle) -> ConsumerMessage:
+        last = record.records[-1]
+        return ConsumerMessage(
+            tp.topic, tp.partition, last.offset, last.timestamp / 1000, last.timestamp_type, None, None,
+            cast("Any", record), None, 0, 0, tp, generation_id=self.app.consumer_generation_id,
+        )  # fmt: skip
 
 
 class _Transport(driver.Transport):
@@ -165,7 +171,7 @@ def make_app(stage: Stage, kafka: KafkaSettings) -> _App:
         broker_rebalance_timeout=30.0,
         broker_commit_livelock_soft_timeout=1e9,
         consumer_auto_offset_reset="earliest",
-        stream_buffer_maxsize=1024,
+        stream_buffer_maxsize=16,
         store="memory://",
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -225,20 +231,18 @@ class StageWorker:
                 if message.tp not in self.app.consumer.assignment():
                     continue  # its partition has gone to another worker
                 self._take_up(message.partition)  # a message may be here before the news that its partition is ours
+            runner, bundle = self.runners[message.partition], cast("Bundle", message.value)
             with suppress(Closed):
-                await self.runners[message.partition].put(self._arrival(message))
+                for record, follows in zip(bundle.records, bundle.follows, strict=True):
+                    await runner.put(self._arrival(record, follows))
 
     def _take_up(self, partition: int) -> None:
         self.runners[partition] = LaneRunner(Lane(self.stage, partition, self._feed.lanes, self._turn), self._feed)
 
-    def _arrival(self, message: Any) -> Arrival:
-        given = message.headers or []
-        headers: Headers = list(given.items()) if isinstance(given, dict) else list(given)
-        time = round(message.timestamp * 1000)
-        topic = self._names[message.topic]
-        place = (topic, message.partition, message.offset)
-        follows = self.app.track.take(message.topic, message.partition, message.offset)
-        return Arrival(stored_of(*place, message.key, message.value, time, headers), headers, follows)
+    def _arrival(self, record: Any, follows: int) -> Arrival:
+        headers: Headers = list(record.headers or ())
+        place = (self._names[record.topic], record.partition, record.offset)
+        return Arrival(stored_of(*place, record.key, record.value, record.timestamp, headers), headers, follows)
 
     async def _on_assigned(self, app: Any, assigned: set[TP], **_: Any) -> None:
         del app

@@ -104,28 +104,34 @@ def test_what_never_comes_again_ends_the_process(
 def test_a_consumer_that_reads_on_has_passed_over_nothing() -> None:
     track = Track()
     track.before({HERE: 5})
-    track.fetched({HERE: [5, 7, 8]})
+    assert track.follow(HERE, [5, 7, 8]) == [5, 6, 8]
     track.after({HERE: 10})
     track.before({HERE: 10})
-    track.fetched({HERE: [11]})
-    track.after({HERE: 12})
-    assert [track.take(*HERE, offset) for offset in (5, 7, 8, 11)] == [5, 6, 8, 9]
+    assert track.follow(HERE, [11]) == [9]
 
 
 def test_marks_alone_move_a_consumer_on() -> None:
     track = Track()
-    for position, found in ((5, [5]), (7, []), (9, [9])):
+    for position, found, follows in ((5, [5], [5]), (7, [], []), (9, [9], [6])):
         track.before({HERE: position})
-        track.fetched({HERE: found} if found else {})
+        if found:
+            assert track.follow(HERE, found) == follows
         track.after({HERE: position + 2})
-    assert [track.take(*HERE, offset) for offset in (5, 9)] == [5, 6]
 
 
 def test_a_consumer_that_was_sent_elsewhere_follows_on_nothing() -> None:
     track = Track()
     track.before({HERE: 5})
-    track.fetched({HERE: [5]})
+    track.follow(HERE, [5])
     track.after({HERE: 6})
     track.before({HERE: 20})
-    track.fetched({HERE: [21]})
-    assert track.take(*HERE, 21) == 20
+    assert track.follow(HERE, [21]) == [20]
+    track.after({HERE: 22})
+    track.before({HERE: 3})
+    assert track.follow(HERE, [4, 5]) == [3, 5]
+
+
+def test_a_consumer_sent_back_while_it_reads_claims_nothing() -> None:
+    track = Track()
+    track.before({HERE: 50})
+    assert track.follow(HERE, [20, 21]) == [20, 21]
