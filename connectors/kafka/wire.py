@@ -16,7 +16,11 @@ Headers = list[tuple[str, bytes]]
 
 
 class Framing(Protocol):
-    """How the value of a record travels. Raw topics and topics without a record are never framed."""
+    """How the value of a record travels.
+
+    Topics without a record are never framed. Driftwheel writes raw topics as they are; it understands framed signals
+    of other producers.
+    """
 
     def wrap(self, topic: str, value: bytes) -> tuple[bytes, Headers]:
         """Single-object Avro bytes to what is produced, with headers to add. Raises Retry when it cannot know."""
