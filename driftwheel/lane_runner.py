@@ -33,6 +33,8 @@ LOST_SECONDS = 10.0
 LEAP_SECONDS = 30.0
 """How long a lane waits for messages that were passed over: whoever brings them goes back at once, or has lost them."""
 _BATCH_BYTES = 16 << 20
+_SPARE = 10.0
+"""A lane begins its next batch after so many times what the last one took, so that load makes batches larger."""
 _GATHER_SECONDS = 0.02
 """What comes together is worked on together, also in a lane that has been idle."""
 
@@ -41,8 +43,8 @@ _GATHER_SECONDS = 0.02
 class Feed:
     """What all runners of one stage share.
 
-    ``batch_size`` messages at a time, or what has come ``linger_seconds`` after the batch before began; twice as many
-    are taken in. ``tick_seconds``
+    ``batch_size`` messages at a time, or what has come when it is time for a batch again: ``linger_seconds`` after the
+    last one began, or sooner when that took little. Twice as many are taken in. ``tick_seconds``
     bounds how late a timer is seen; ``now`` is their clock. ``fail`` is told of a defect.
     """
 
@@ -136,12 +138,16 @@ class LaneRunner:
 
     async def _turn(self) -> None:
         if 0 < len(self._waiting) < self._feed.batch_size and not self._full:
-            await asyncio.sleep(max(_GATHER_SECONDS, self._next_batch - time.monotonic()))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), max(_GATHER_SECONDS, self._next_batch - time.monotonic()))
+                return
         self._check_leaps()
         batch = self._take()
         if batch:
-            self._next_batch = time.monotonic() + self._feed.linger_seconds
+            began = time.monotonic()
             await self._in_thread(lambda: self._work(batch))
+            took = time.monotonic() - began
+            self._next_batch = began + min(self._feed.linger_seconds, _SPARE * took)
         else:
             await self._pause(self._feed.tick_seconds)
         now = self._feed.now()

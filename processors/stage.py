@@ -78,8 +78,8 @@ class Stage(ABC):
     """What shares a state key; None: there is no state. An engine with partitions has the records of one key in one
     partition: where a source topic is partitioned by something else, it moves the events first."""
     linger: ClassVar[float] = 0.25
-    """Seconds between the batches of a busy key range, where each is a transaction: longer where nobody waits for the
-    result, and where state is large and is written whole with every batch."""
+    """Seconds between the batches of a busy key range at most, where each is a transaction: more where nobody waits for
+    the result, and where state is large and is written whole with every batch."""
     heavy: ClassVar[bool] = False
     """Whether ``prepare`` is worth a worker process."""
     effects: ClassVar[bool] = False

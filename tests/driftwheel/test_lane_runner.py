@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -32,9 +33,10 @@ HERE = Place(TOPIC, 0)
 
 
 class Lane:
-    """Takes down what it is given."""
+    """Takes down what it is given, and takes its time."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
         self.stage, self.partition = Tally(), 0
         self.positions = {TOPIC: 10}
         self.batches: list[list[int]] = []
@@ -45,6 +47,7 @@ class Lane:
     def close(self) -> None: ...
 
     def process(self, messages: Sequence[Message]) -> None:
+        time.sleep(self.seconds)
         self.batches.append([message.offset for message in messages])
         self.positions[TOPIC] = max(self.positions[TOPIC], *(message.offset + 1 for message in messages))
 
@@ -53,15 +56,23 @@ def arrival(offset: int, follows: int) -> Arrival:
     return Arrival(stored_of(TOPIC, 0, offset, b"", b"", 0, []), [], follows)
 
 
-def run(arrivals: Sequence[Arrival], tmp_path: Path, records: set[int], wait: float = 0.3) -> tuple[Lane, list[str]]:
+def run(
+    arrivals: Sequence[Arrival],
+    tmp_path: Path,
+    records: set[int],
+    wait: float = 0.3,
+    *,
+    linger: float = 0.0,
+    seconds: float = 0.0,
+) -> tuple[Lane, list[str]]:
     """A runner that gets these one by one; ``records``: offsets that the brokers have a record at."""
-    lane, failures = Lane(), list[str]()
+    lane, failures = Lane(seconds), list[str]()
     settings = lane_settings(KafkaSettings("127.0.0.1:1", "t."), tmp_path, Clock())
 
     async def feed() -> None:
         with ThreadPoolExecutor(1) as pool:
             late = datetime(2026, 1, 1, tzinfo=UTC)
-            how = Feed(settings, 100, 0.0, 0.05, pool, lambda: late, lambda: failures.append("failed"))
+            how = Feed(settings, 100, linger, 0.05, pool, lambda: late, lambda: failures.append("failed"))
             runner: Any = LaneRunner(lane, how)  # type: ignore[arg-type]
             runner._records_between = lambda topic, first, before: any(first <= at < before for at in records)
             for one in arrivals:
@@ -99,6 +110,21 @@ def test_what_never_comes_again_ends_the_process(
     assert lane.batches == []
     assert failures == ["failed"]
     assert f"{TOPIC} has gone on without the records from offset 10 on" in caplog.text
+
+
+def test_what_takes_longer_is_done_less_often(tmp_path: Path) -> None:
+    came = [arrival(offset, offset) for offset in range(10, 16)]
+    slow, _ = run(came, tmp_path, set(range(10, 16)), wait=3.0, linger=5.0, seconds=0.2)
+    quick, _ = run(came, tmp_path, set(range(10, 16)), linger=5.0)
+    assert slow.batches == [[10], [11, 12, 13, 14, 15]]
+    assert len(quick.batches) > 2
+
+
+def test_a_lane_that_lingers_is_let_go_of_at_once(tmp_path: Path) -> None:
+    began = time.monotonic()
+    lane, _ = run([arrival(10, 10), arrival(11, 11)], tmp_path, {10, 11}, linger=60.0, seconds=1.0)
+    assert lane.batches == [[10]]
+    assert time.monotonic() - began < 30
 
 
 def test_a_consumer_that_reads_on_has_passed_over_nothing() -> None:
