@@ -22,7 +22,7 @@ from driftwheel.lane import LaneSettings
 from driftwheel.pipeline import WHEEL, check_stages
 from driftwheel.progress import Place, ProgressWatch
 from driftwheel.telemetry import Metrics
-from driftwheel.topics_command import groups_of, topics_of
+from driftwheel.topics_command import groups_of, hops_of, topics_of
 from processors.stage import Stage
 from schemas.errors import Refused, Retry
 from schemas.topics import TOPICS
@@ -78,9 +78,9 @@ class Cluster:
     def held_clock(self, last: type[Stage] | Stage) -> HeldClock:
         """The clock of timers: held back while a stage up to ``last`` is behind."""
         names = [stage.name for stage in WHEEL]
-        groups = groups_of(self.kafka, WHEEL[: names.index(last.name) + 1])
+        hops = hops_of(self.kafka, WHEEL[: names.index(last.name) + 1])
         backlog = Backlog(self.kafka)  # of its own: whoever looks at lags does not hold up the timers
-        clock = HeldClock(self.clock, backlog, list(groups.items()), interval=HOLD_SECONDS)
+        clock = HeldClock(self.clock, backlog, hops, interval=HOLD_SECONDS)
         clock.start()
         self._stack.callback(backlog.close)
         self._stack.callback(clock.close)

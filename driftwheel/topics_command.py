@@ -40,6 +40,16 @@ def groups_of(settings: KafkaSettings, stages: Stages) -> dict[str, list[str]]:
     return groups
 
 
+def hops_of(settings: KafkaSettings, stages: Stages) -> list[tuple[str, list[str]]]:
+    """The same in the order of the flow: a group with an inbox reads twice, and puts itself what it reads then."""
+    hops: list[tuple[str, list[str]]] = []
+    for stage in stages:
+        hops.append((settings.group(stage.name), [settings.topic(topic) for topic in stage.sources]))
+        if is_routed(stage):
+            hops.append((settings.group(stage.name), [settings.inbox(stage.name)]))
+    return hops
+
+
 def sink_groups(settings: KafkaSettings) -> dict[str, list[str]]:
     """The sink's consumer group and its topics."""
     return {settings.group(ClickHouseSink.name): [settings.topic(topic) for topic in ClickHouseSink.topics]}

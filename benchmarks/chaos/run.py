@@ -104,7 +104,7 @@ class Run:
         one = self._settings
         return {
             "kafka": {"partitions": one.partitions},
-            "stages.redact": {"max_text": TOO_LONG, "hold": 5.0},
+            "stages.redact": {"max_text": TOO_LONG, "hold": 30.0},
             "stages.assemble": self._stages()["assemble"],
             "stages.attribute": self._stages()["attribute"],
         }

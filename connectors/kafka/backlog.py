@@ -36,7 +36,9 @@ logger = logging.getLogger(__name__)
 Place = tuple[str, int]
 """A partition: its topic's name on the cluster, and its number."""
 Upstream = Sequence[tuple[str, Sequence[str]]]
-"""Consumer groups with the topics that each reads, in the order of the flow; all names as on the cluster."""
+"""Consumer groups with the topics that each reads, in the order of the flow; all names as on the cluster.
+
+A group that reads what it puts out itself comes once more with those topics."""
 
 _FEW = 100
 _LOOKS = 240
@@ -404,10 +406,11 @@ class HeldClock:
         if isinstance(self._clock, LogClock):
             self._clock.refresh()
         now = self._clock()  # first: what comes in during the look is later than this
-        levels = self._backlog.held(self._upstream, now)
-        self._held = {
-            group: max(self._held[group], level) for (group, _), level in zip(self._upstream, levels, strict=True)
+        levels = {
+            group: level
+            for (group, _), level in zip(self._upstream, self._backlog.held(self._upstream, now), strict=True)
         }
+        self._held = {group: max(self._held[group], level) for group, level in levels.items()}
         self._latest = min([now, *self._held.values()])
 
     def start(self) -> None:

@@ -249,6 +249,25 @@ def test_what_a_stage_has_just_let_through_holds_the_next_one_back(topics: Topic
     assert clock.now(group("second")) == now[0]
 
 
+@pytest.mark.parametrize("split", [True, False])
+def test_a_group_with_an_inbox_reads_twice(topics: Topics, backlog: Backlog, split: bool) -> None:
+    """What it dispatched after a look is no younger for it. The control, one hop, takes it for passed."""
+    group, a, b = topics.settings.group("first"), topics.name("a"), topics.name("b")
+    clock = [T0]
+    held_clock = HeldClock(lambda: clock[0], backlog, [(group, [a]), (group, [b])] if split else [(group, [a, b])])
+    held_clock.refresh()
+    topics.put("a", (0, T0))
+    for seconds in (1, 2):
+        clock[0] = T0 + seconds * SECOND
+        held_clock.refresh()
+    assert held_clock.now(group) == T0
+    topics.put("b", (0, T0))
+    topics.read("first", "a", 0, 1)
+    clock[0] = T0 + 3 * SECOND
+    held_clock.refresh()
+    assert held_clock.now(group) == (T0 if split else T0 + 2 * SECOND)
+
+
 def test_backlog_from_before_the_first_look_stops_the_clock(topics: Topics, backlog: Backlog) -> None:
     topics.put("b", (0, T0), (0, T0))
     clock = held(topics, backlog, lambda: T0 + SECOND)
