@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -29,6 +30,7 @@ from schemas.topics import TOPICS
 
 logger = logging.getLogger(__name__)
 
+BROKERS_SECONDS = 60.0
 LOOK_SECONDS = 5.0
 HOLD_SECONDS = 0.25
 Positions = Mapping[int, Mapping[str, int]]
@@ -72,8 +74,21 @@ class Cluster:
         return key.encode()
 
     def check(self) -> None:
-        """Refused when topics are missing on the cluster, or are not as they have to be."""
-        check(Admin(self.kafka), topics_of(self.kafka, WHEEL))
+        """Refused when topics are missing on the cluster, or are not as they have to be.
+
+        Brokers may start later than this process, but not by more than a minute: raises Retry then.
+        """
+        until = time.monotonic() + BROKERS_SECONDS
+        while True:
+            try:
+                check(Admin(self.kafka), topics_of(self.kafka, WHEEL))
+            except Retry as error:
+                if time.monotonic() > until:
+                    raise
+                logger.warning("%s; it tries again", error)
+                time.sleep(1.0)
+            else:
+                return
 
     def held_clock(self, last: type[Stage] | Stage) -> HeldClock:
         """The clock of timers: held back while a stage up to ``last`` is behind."""

@@ -29,6 +29,7 @@ from driftwheel.library import StoreLibrary, open_store
 from driftwheel.network import is_loopback
 from driftwheel.pipeline import wheel_stages, worker_stages
 from driftwheel.product import wait_for_interrupt
+from driftwheel.seldom import Seldom
 from driftwheel.telemetry import Metrics
 from driftwheel.worker import DEFECT, Worker, WorkerSettings
 from processors.stage import Stage
@@ -182,3 +183,5 @@ def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("faust", "mode", "aiokafka", "httpx", "presidio-analyzer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Seldom("aiokafka", 10.0))

@@ -30,6 +30,7 @@ import aiokafka
 import faust
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaConnectionError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 DEFECT = 70
 """Exit code after a defect (EX_SOFTWARE of sysexits.h): whoever supervises the process starts it again."""
 SESSION_SECONDS = 10.0
+RETRY_SECONDS = 1.0
 FETCH_BYTES = 1 << 20
 FETCH_WAIT_MS = 100
 """The brokers gather so much, or for so long: answering every small transaction at once costs both sides more."""
@@ -325,9 +327,9 @@ class Worker:
         """Work until told to stop. Returns after a graceful end; ``failed`` says whether a defect was the reason."""
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         with ThreadPoolExecutor(self._settings.threads, "lane") as pool:
-            for stage in self._stages:
-                self.workers.append(StageWorker(stage, self._feed(stage, pool)))
-            starts = [asyncio.create_task(self._start(worker)) for worker in self.workers]
+            feeds = [self._feed(stage, pool) for stage in self._stages]
+            self.workers += [StageWorker(stage, feed) for stage, feed in zip(self._stages, feeds, strict=True)]
+            starts = [asyncio.create_task(self._start(number, feed)) for number, feed in enumerate(feeds)]
             await self._until_ended(self._ended)
             self._lanes.stopping.set()
             for task in starts:
@@ -349,14 +351,26 @@ class Worker:
         now = partial(self._now, stage.name)
         return Feed(self._lanes, settings.batch_size, stage.linger, settings.tick_seconds, pool, now, self._fail)
 
-    async def _start(self, worker: StageWorker) -> None:
-        try:
-            await worker.start()
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            logger.exception("%s: the consumer cannot be started", worker.stage.name)
-            self._fail()
+    async def _start(self, number: int, feed: Feed) -> None:
+        """Start one of the workers; while the brokers are away, with a new Faust application each time."""
+        stage = self._stages[number]
+        while True:
+            try:
+                await self.workers[number].start()
+            except KafkaConnectionError as error:
+                logger.warning("%s: %s; it tries again", stage.name, error)
+                failed, self.workers[number] = self.workers[number], StageWorker(stage, feed)
+                with suppress(Exception):
+                    await failed.stop()
+                await asyncio.sleep(RETRY_SECONDS)
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                logger.exception("%s: the consumer cannot be started", stage.name)
+                self._fail()
+                return
+            else:
+                return
 
     def _fail(self) -> None:
         self.failed = True

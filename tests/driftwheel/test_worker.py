@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,14 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from connectors.kafka.quarantine import KafkaQuarantine
 from connectors.kafka.settings import KafkaSettings, client_options
-from driftwheel.worker import SESSION_SECONDS, make_app
+from connectors.kafka.transactions import COMMIT_SECONDS
+from driftwheel.worker import RETRY_SECONDS, SESSION_SECONDS, Worker, WorkerSettings, make_app
 from processors.stage import Event
 from processors.state import KeyState
 from schemas import codec
 from schemas.events import RawSignal, Record
 from schemas.topics import DEAD_LETTERS, ERASURES, LEDGER, SIGNALS_RAW
+from tests.cluster import Cluster
 from tests.driftwheel.engine_kit import T0, Clock, Echo, Tally, raw, until
 from tests.driftwheel.kafka_kit import lane_settings, make_topics, records, stored, working
 
@@ -219,3 +224,56 @@ def test_killed_again_and_again_it_counts_exactly(settings: KafkaSettings, tmp_p
             child.send_signal(signal.SIGKILL)
             child.wait()
     assert exact(settings, 700)
+
+
+@pytest.fixture
+def own_cluster(kafka_cluster: Callable[[], Cluster]) -> tuple[Cluster, KafkaSettings]:
+    """A broker that a test may kill, with the topics."""
+    cluster = kafka_cluster()
+    settings = KafkaSettings(brokers=cluster.bootstrap, prefix="own.", partitions=3)
+    make_topics(settings, [Tally])
+    return cluster, settings
+
+
+def test_after_a_brokers_kill_transactions_go_on(own_cluster: tuple[Cluster, KafkaSettings], tmp_path: Path) -> None:
+    """librdkafka forgets all brokers when none answers, unless it is told not to, and a transaction then hangs."""
+    cluster, settings = own_cluster
+    stop, sent = threading.Event(), [0]
+
+    def load() -> None:
+        while not stop.is_set():
+            feed(settings, some(sent[0], sent[0] + 10))
+            sent[0] += 10
+
+    with working([Tally()], lane_settings(settings, tmp_path / "state", Clock())):
+        thread = threading.Thread(target=load)
+        thread.start()
+        try:
+            until(lambda: len(records(settings, LEDGER)) > 200)
+            cluster.kill(1)
+            cluster.restart(1)
+            before = len(records(settings, LEDGER))
+            until(lambda: len(records(settings, LEDGER)) > before + 200, seconds=COMMIT_SECONDS / 2)
+        finally:
+            stop.set()
+            thread.join()
+        until(lambda: exact(settings, sent[0]))
+
+
+def test_a_worker_waits_for_the_brokers(own_cluster: tuple[Cluster, KafkaSettings], tmp_path: Path) -> None:
+    cluster, settings = own_cluster
+    feed(settings, some(0, 50))
+    cluster.kill(1)
+    lanes = lane_settings(settings, tmp_path / "state", Clock())
+    worker = Worker([Tally()], lanes, WorkerSettings(tick_seconds=0.05), lambda _: lanes.clock())
+    thread = threading.Thread(target=lambda: asyncio.run(worker.run()))
+    thread.start()
+    try:
+        time.sleep(3 * RETRY_SECONDS)
+        assert not worker.ready
+        assert not worker.failed
+        cluster.restart(1)
+        until(lambda: exact(settings, 50))
+    finally:
+        worker.stop()
+        thread.join()
