@@ -179,16 +179,24 @@ class Lane:
 
     def _process(self, messages: Sequence[Message]) -> bool:
         began = time.perf_counter()
-        fresh = [message for message in messages if message.offset >= self.positions.get(message.topic, 0)]
+        fresh, nexts = self._fresh(messages)
         if not fresh:
             return False
         state = self._state()
         with self._turn:
             records, placed = self._work([message for message in fresh if not _deletes(message)], state)
-        nexts = {message.topic: message.offset + 1 for message in fresh}
         self._commit(state, self._entries(records, fresh), placed, nexts)
         self._settings.on_batch(self.stage.name, len(fresh), records, time.perf_counter() - began)
         return True
+
+    def _fresh(self, messages: Sequence[Message]) -> tuple[list[Message], dict[str, int]]:
+        """The messages without those that come again, also within the batch, and where their topics go on."""
+        fresh, nexts = list[Message](), dict[str, int]()
+        for message in messages:
+            if message.offset >= nexts.get(message.topic, self.positions.get(message.topic, 0)):
+                fresh.append(message)
+                nexts[message.topic] = message.offset + 1
+        return fresh, nexts
 
     def _work(self, messages: list[Message], state: BufferedState) -> tuple[list[Record], list[Placed]]:
         stage = self.stage

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from connectors.kafka.gaps import records_between
+from connectors.kafka.reader import records_between
 from connectors.kafka.wire import Headers
 from connectors.log import Stored
 from driftwheel.lane import Lane, LaneLost, LaneSettings
@@ -44,8 +44,8 @@ class Feed:
     """What all runners of one stage share.
 
     ``batch_size`` messages at a time, or what has come when it is time for a batch again: ``linger_seconds`` after the
-    last one began, or sooner when that took little. Twice as many are taken in. ``tick_seconds``
-    bounds how late a timer is seen; ``now`` is their clock. ``fail`` is told of a defect.
+    last one began, or sooner when that took little. Twice as many are taken in. ``tick_seconds`` bounds how late a
+    timer is seen; ``now`` is their clock. ``fail`` is told of a defect.
     """
 
     lanes: LaneSettings
@@ -206,7 +206,7 @@ class LaneRunner:
 
     def _records_between(self, topic: str, first: int, before: int) -> bool:
         kafka = self._feed.lanes.kafka
-        name = kafka.inbox(self.lane.stage.name) if topic == INBOX else kafka.topic(topic)
+        name = kafka.inbox(self.lane.stage.name).removeprefix(kafka.prefix) if topic == INBOX else topic
         return self._patiently(lambda: records_between(kafka, name, self.lane.partition, first, before))
 
     def _message(self, stored: Stored, headers: Headers) -> Message:

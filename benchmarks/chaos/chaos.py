@@ -38,6 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--faults", default="all", help=f"all, none, or some of {','.join(KINDS)}")
     parser.add_argument("--outage", type=float, default=120.0, help="seconds without the store")
     parser.add_argument("--gap", type=float, default=60.0, help="seconds of silence that close a session")
+    parser.add_argument("--partitions", type=int, default=6, help="of every topic")
     parser.add_argument("--seconds", type=float, default=180.0, help="how long the load is spread over, at least")
     parser.add_argument("--sabotage", choices=SABOTAGES, default="", help="a defect that has to be found")
     parser.add_argument("--out", type=Path, help="a JSON line for every run is appended")
@@ -93,7 +94,7 @@ def main() -> int:
     for seed in range(given.seed, given.seed + given.runs):
         settings = RunSettings(
             seed, given.events, given.nodes, kinds, outage=given.outage, gap=given.gap,
-            rate=given.events / given.seconds, sabotage=given.sabotage,
+            rate=given.events / given.seconds, partitions=given.partitions, sabotage=given.sabotage,
         )  # fmt: skip
         result = one_run(settings, given.folder, console, keep=given.keep)
         print(line(result), flush=True)

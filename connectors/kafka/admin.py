@@ -51,6 +51,32 @@ class Partition:
     led: bool
 
 
+def committed(consumer: Consumer, places: list[KafkaPlace], seconds: float) -> list[KafkaPlace]:
+    """Where the consumer's group goes on; negative offsets where it has not begun. Raises KafkaException.
+
+    ``consumer`` asks and is no member: librdkafka 2.16's own call for it (list_consumer_group_offsets) ends the process
+    (a null pointer) when it meets a coordinator that has just moved or is loading. Such a one is asked again, for
+    ``seconds``. A missing right is told by ``poll`` alone.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            found = consumer.committed(places, timeout=min(_ASKING, seconds))
+            break
+        except KafkaException as error:
+            told = consumer.poll(0)
+            no = told.error() if told is not None else None
+            if no is not None and no.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                raise KafkaException(no) from error
+            if error.args[0].code() not in _MOVING or time.monotonic() > deadline:
+                raise
+            time.sleep(_SLICE)
+    for one in found:
+        if one.error is not None:
+            raise KafkaException(one.error)
+    return found
+
+
 class Admin:
     """A cluster's administration. Raises UsageError when the settings cannot be used (a file that is not there).
 
@@ -131,37 +157,14 @@ class Admin:
         }
 
     def committed(self, group: str, places: Sequence[Place]) -> dict[Place, int]:
-        """Where a consumer group goes on, by what it has committed. Right: Describe of the group.
-
-        A consumer asks, without joining: librdkafka 2.16's own call for it ends the process (a null pointer) when it
-        meets a coordinator that has just moved or is loading.
-        """
+        """Where a consumer group goes on, by what it has committed. Right: Describe of the group."""
         consumer = Consumer(client_options(self.settings) | {"group.id": group, "log_level": 0})
         try:
-            return self._committed(consumer, [KafkaPlace(*place) for place in places])
+            found = committed(consumer, [KafkaPlace(*place) for place in places], self.seconds)
         except KafkaException as error:
             raise self._why(error.args[0], f"group {group}") from error
         finally:
             consumer.close()
-
-    def _committed(self, consumer: Consumer, places: list[KafkaPlace]) -> dict[Place, int]:
-        """Asks again while the group's coordinator moves. A missing right is told by ``poll`` alone."""
-        deadline = time.monotonic() + self.seconds
-        while True:
-            try:
-                found = consumer.committed(places, timeout=min(_ASKING, self.seconds))
-                break
-            except KafkaException as error:
-                told = consumer.poll(0)
-                no = told.error() if told is not None else None
-                if no is not None and no.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-                    raise KafkaException(no) from error
-                if error.args[0].code() not in _MOVING or time.monotonic() > deadline:
-                    raise
-                time.sleep(_SLICE)
-        for one in found:
-            if one.error is not None:
-                raise KafkaException(one.error)
         return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
 
     def _why(self, error: KafkaError, subject: str) -> DriftwheelError:

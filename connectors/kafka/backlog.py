@@ -25,6 +25,7 @@ from confluent_kafka.admin import (
     OffsetSpec,  # pyright: ignore[reportPrivateImportUsage]  # its documented place
 )
 
+from connectors.kafka.admin import committed
 from connectors.kafka.settings import KafkaSettings, client_options
 from connectors.kafka.wire import from_millis
 from schemas.errors import Retry
@@ -42,9 +43,6 @@ A group that reads what it puts out itself comes once more with those topics."""
 
 _FEW = 100
 _LOOKS = 240
-_MOVING = frozenset({
-    KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE,
-})  # fmt: skip
 _TAIL = 20
 _PARTITIONS_SECONDS = 30.0
 
@@ -74,15 +72,15 @@ class Backlog:
 
     def __init__(self, settings: KafkaSettings, patience: float = 5.0) -> None:
         self._patience = patience
-        self._options = client_options(settings) | {"log_level": 2, "reconnect.backoff.max.ms": 1000}
+        self._options = client_options(settings) | {"log_level": 2}
         self._admin = AdminClient(self._options)
-        self._readers: dict[str, Consumer] = {}
+        self._reader: Consumer | None = None
         self._askers: dict[str, Consumer] = {}
         self._reader_group = settings.group("backlog")
         self._lock = threading.Lock()
         self._partitions: dict[str, int] = {}
         self._partitions_until = 0.0
-        self._firsts: dict[tuple[str, Place], tuple[int, int, datetime | None]] = {}
+        self._known: dict[tuple[str, Place], tuple[int, int, bool]] = {}
         self._tails: dict[Place, int] = {}
         self._others = {settings.topic(topic) for topic in TOPICS if topic.raw}
         self._looks: deque[_Look] = deque(maxlen=_LOOKS)
@@ -98,25 +96,7 @@ class Backlog:
                 for place, start in starts.items()
             }
             few = {place: starts[place] for place, lag in lags.items() if 0 < lag <= _FEW}
-            for place, first in self._first(group, few, ends).items():
-                if first is None:
-                    lags[place] = 0
-            return lags
-
-    def oldest_unread(self, group: str, topics: Iterable[str]) -> datetime | None:
-        """The smallest time among the first unread records of the group's partitions; None: it has read them all."""
-        return self.oldest([(group, tuple(topics))])[0]
-
-    def oldest(self, upstream: Upstream) -> list[datetime | None]:
-        """``oldest_unread`` of several groups. What moves from one to a later one meanwhile is seen in either.
-
-        A record in a transaction that is still open counts: it is there, and nobody can read it yet.
-        """
-        with self._lock:
-            positions = self._positions(upstream)
-            # After the positions: what a group has put out by its position stands before these ends.
-            ends = self._ends({place for one in positions for place in one})
-            return [self._oldest(group, at, ends) for (group, _), at in zip(upstream, positions, strict=True)]
+            return lags | {place: 0 for place, more in self._more(group, few, ends).items() if not more}
 
     def held(self, upstream: Upstream, now: datetime) -> list[datetime]:
         """For each group a time that no entry which has still to come through to its output was accepted before.
@@ -135,8 +115,8 @@ class Backlog:
             for (group, _), at in zip(upstream, positions, strict=True):
                 behind = {p: start for p, n in at.items() if (start := max(n, ends[p].low)) < marks[p]}
                 still = {place: start for place, start in behind.items() if before.get(place) == marks[place]}
-                firsts = self._first(group, still, ends)
-                quiet = {p for p in still if firsts[p] is None and ends[p].stable == ends[p].high}
+                more = self._more(group, still, ends)
+                quiet = {p for p in still if not more[p] and ends[p].stable == ends[p].high}
                 look.marks.update({place: behind[place] for place in quiet})  # what is left are marks of transactions
                 late = [place for place in behind if place not in quiet]
                 look.levels.append(min([look.levels[-1], *(self._level(p, behind[p], look) for p in late)]))
@@ -174,16 +154,16 @@ class Backlog:
                     newest[place] = max(found, newest.get(place, found))
                 return found is None or offset + 1 >= ends[place].stable
 
-            self._read("read_committed", starts, look)
+            self._read(starts, look)
             self._tails |= {place: ends[place].stable for place in starts}
             return max(newest.values(), default=None)
 
     def close(self) -> None:
         """Let go of the connections."""
         with self._lock:
-            for client in (*self._readers.values(), *self._askers.values()):
+            for client in (*([self._reader] if self._reader else []), *self._askers.values()):
                 client.close()
-            self._readers.clear()
+            self._reader = None
             self._askers.clear()
 
     # What the brokers know.
@@ -204,27 +184,13 @@ class Backlog:
         return [self._position(group, self._places(topics)) for group, topics in upstream]
 
     def _position(self, group: str, places: Sequence[Place]) -> dict[Place, int]:
-        # Not by AdminClient.list_consumer_group_offsets: in librdkafka 2.16 that ends the process with a segmentation
-        # fault when the group's coordinator has just moved or is loading.
         if not places:
             return {}
-        for each in (found := self._committed(group, places)):
-            if each.error is not None:
-                raise _silent(KafkaException(each.error))
+        try:
+            found = committed(self._asker(group), [TopicPartition(*place) for place in places], self._patience)
+        except KafkaException as error:
+            raise _silent(error) from error
         return {(each.topic, each.partition): max(0, each.offset) for each in found}
-
-    def _committed(self, group: str, places: Sequence[Place]) -> list[TopicPartition]:
-        """What the group's coordinator says; one that has just moved is asked again for a while."""
-        until = time.monotonic() + self._patience
-        while True:
-            try:
-                return self._asker(group).committed(
-                    [TopicPartition(*place) for place in places], timeout=self._patience
-                )
-            except KafkaException as error:
-                if error.args[0].code() not in _MOVING or time.monotonic() > until:
-                    raise _silent(error) from error
-                time.sleep(0.2)
 
     def _asker(self, group: str) -> Consumer:
         """A client that asks for a group and is no member of it."""
@@ -258,60 +224,38 @@ class Backlog:
 
     # What the partitions hold.
 
-    def _oldest(self, group: str, positions: Mapping[Place, int], ends: Mapping[Place, _Ends]) -> datetime | None:
-        starts = {place: max(at, ends[place].low) for place, at in positions.items()}
-        firsts = self._first(group, {place: at for place, at in starts.items() if at < ends[place].stable}, ends)
-        pending = {
-            place: max(at, ends[place].stable)
-            for place, at in starts.items()
-            if firsts.get(place) is None and max(at, ends[place].stable) < ends[place].high
-        }
-        opened = self._opened(pending)
-        return min((time for time in (*firsts.values(), *opened.values()) if time is not None), default=None)
-
-    def _first(
-        self, group: str, starts: Mapping[Place, int], ends: Mapping[Place, _Ends]
-    ) -> dict[Place, datetime | None]:
-        """The time of the first committed record from each start on; None: there is none. Nothing is read twice."""
-        known: dict[Place, datetime | None] = {}
+    def _more(self, group: str, starts: Mapping[Place, int], ends: Mapping[Place, _Ends]) -> dict[Place, bool]:
+        """Whether there is a committed record from each start on. Nothing is read twice."""
+        known: dict[Place, bool] = {}
         for place, start in starts.items():
-            at, end, found = self._firsts.get((group, place), (-1, -1, None))
-            if at == start and (found is not None or end == ends[place].stable):
-                known[place] = found
-        fetched = self._firsts_from("read_committed", {p: at for p, at in starts.items() if p not in known})
-        for place, found in fetched.items():
-            self._firsts[group, place] = (starts[place], ends[place].stable, found)
-        return known | fetched
+            at, end, more = self._known.get((group, place), (-1, -1, False))
+            if at == start and (more or end == ends[place].stable):
+                known[place] = more
+        found: dict[Place, bool] = {}
 
-    def _opened(self, starts: Mapping[Place, int]) -> dict[Place, datetime | None]:
-        """The same of records whose transaction has not ended when it is looked at: rare, and short-lived."""
-        return self._firsts_from("read_uncommitted", starts)
-
-    def _firsts_from(self, isolation: str, starts: Mapping[Place, int]) -> dict[Place, datetime | None]:
-        firsts: dict[Place, datetime | None] = {}
-
-        def look(place: Place, found: datetime | None, offset: int) -> bool:
+        def look(place: Place, time: datetime | None, offset: int) -> bool:
             del offset
-            firsts.setdefault(place, found)
+            found.setdefault(place, time is not None)
             return True
 
-        self._read(isolation, starts, look)
-        return firsts
+        self._read({place: at for place, at in starts.items() if place not in known}, look)
+        for place, more in found.items():
+            self._known[group, place] = (starts[place], ends[place].stable, more)
+        return known | found
 
-    def _read(
-        self, isolation: str, starts: Mapping[Place, int], look: Callable[[Place, datetime | None, int], bool]
-    ) -> None:
+    def _read(self, starts: Mapping[Place, int], look: Callable[[Place, datetime | None, int], bool]) -> None:
         """Call ``look`` with time and offset of every record, None at the end, until it is content with each place."""
         if not starts:
             return
-        reader = self._reader(isolation)
+        reader = self._reader = self._reader or self._new_reader()
         missing = set(starts)
         until = time.monotonic() + 2 * self._patience
         try:
             reader.assign([TopicPartition(*place, offset) for place, offset in starts.items()])
             while missing:
                 if time.monotonic() > until:
-                    self._readers.pop(isolation).close()  # after a broker's death one may never fetch again
+                    self._reader = None  # it may never fetch again
+                    reader.close()
                     raise Retry(f"Kafka has not sent the records of {len(missing)} partitions")
                 message = reader.poll(0.1)
                 if message is None:
@@ -322,24 +266,22 @@ class Backlog:
         except KafkaException as error:
             raise _silent(error) from error
         finally:
-            if isolation in self._readers:
+            if self._reader is reader:
                 reader.unassign()
 
-    def _reader(self, isolation: str) -> Consumer:
-        if isolation not in self._readers:
-            options = {
-                "group.id": self._reader_group,
-                "enable.auto.commit": False,
-                "isolation.level": isolation,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-                "queued.min.messages": 1,
-                "fetch.message.max.bytes": 65_536,
-                "fetch.wait.max.ms": 20,
-                "fetch.queue.backoff.ms": 5,
-            }
-            self._readers[isolation] = Consumer(self._options | options)
-        return self._readers[isolation]
+    def _new_reader(self) -> Consumer:
+        options = {
+            "group.id": self._reader_group,
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "queued.min.messages": 1,
+            "fetch.message.max.bytes": 65_536,
+            "fetch.wait.max.ms": 20,
+            "fetch.queue.backoff.ms": 5,
+        }
+        return Consumer(self._options | options)
 
 
 def _time_of(message: Message) -> datetime | None:
@@ -360,8 +302,9 @@ def _silent(error: Exception) -> Retry:
 class LogClock:
     """The newest time in ``topics``, for replays: time passes as the log says, not as the machine does.
 
-    Calling it gives what the last ``refresh`` saw, 1970 before there is anything; it never goes back. It looks at the
-    last records of each partition, so it is exact as long as no newer record lies behind 20 older ones.
+    Calling it gives what the last ``refresh`` saw; as long as there was nothing (1970) it looks again, and raises Retry
+    when the brokers are silent, so that nobody stamps with a time from before the log. It never goes back. It looks at
+    the last records of each partition, so it is exact as long as no newer record lies behind 20 older ones.
     """
 
     def __init__(self, backlog: Backlog, topics: Iterable[str]) -> None:
@@ -370,6 +313,8 @@ class LogClock:
 
     def __call__(self) -> datetime:
         """The newest time so far."""
+        if self._newest == EPOCH:
+            self.refresh()
         return self._newest
 
     def refresh(self) -> None:
@@ -406,7 +351,7 @@ class HeldClock:
         if isinstance(self._clock, LogClock):
             self._clock.refresh()
         now = self._clock()  # first: what comes in during the look is later than this
-        levels = {
+        levels = {  # of a group that comes twice, the later hop counts
             group: level
             for (group, _), level in zip(self._upstream, self._backlog.held(self._upstream, now), strict=True)
         }

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, IsolationLevel, KafkaException, Producer, TopicPartition
@@ -103,57 +104,38 @@ def lag(topics: Topics, backlog: Backlog, topic: str = "a", group: str = "g") ->
     return [found[topics.name(topic), n] for n in range(topics.settings.partitions)]
 
 
-def oldest(topics: Topics, backlog: Backlog, topic: str = "a", group: str = "g") -> datetime | None:
-    return backlog.oldest_unread(topics.settings.group(group), [topics.name(topic)])
-
-
 def test_a_group_that_has_not_begun_has_all_before_it(topics: Topics, backlog: Backlog) -> None:
     assert lag(topics, backlog) == [0, 0, 0]
-    assert oldest(topics, backlog) is None
-    topics.put("a", (0, T0 + SECOND), (0, T0 + 2 * SECOND), (1, T0))
+    topics.put("a", (0, T0), (0, T0), (1, T0))
     assert lag(topics, backlog) == [2, 1, 0], "records, without the mark of their transaction"
-    assert oldest(topics, backlog) == T0
 
 
 def test_what_is_read_is_no_longer_counted(topics: Topics, backlog: Backlog) -> None:
-    topics.put("a", (0, T0 + SECOND), (0, T0 + 2 * SECOND), (1, T0))
+    topics.put("a", (0, T0), (0, T0), (1, T0))
     topics.read("g", "a", 1, 1)
-    assert oldest(topics, backlog) == T0 + SECOND
-    topics.read("g", "a", 0, 1)
-    assert oldest(topics, backlog) == T0 + 2 * SECOND
+    assert lag(topics, backlog) == [2, 0, 0]
     topics.read("g", "a", 0, 2)
-    assert oldest(topics, backlog) is None
     assert lag(topics, backlog) == [0, 0, 0], "what is left is the marks of transactions"
-    assert oldest(topics, backlog, group="other") == T0
-
-
-def test_the_smallest_time_counts_whatever_came_first(topics: Topics, backlog: Backlog) -> None:
-    topics.put("a", (2, T0 - SECOND))
-    topics.put("a", (0, T0 + SECOND))
-    topics.put("b", (1, T0 - 2 * SECOND))
-    group = topics.settings.group("g")
-    assert backlog.oldest_unread(group, [topics.name("a"), topics.name("b")]) == T0 - 2 * SECOND
-    assert backlog.oldest([(group, [topics.name("a")]), (group, [topics.name("b")])]) == [
-        T0 - SECOND,
-        T0 - 2 * SECOND,
-    ]
+    assert lag(topics, backlog, group="other") == [2, 1, 0]
 
 
 def test_what_retention_took_away_is_not_backlog(topics: Topics, backlog: Backlog) -> None:
     topics.put("a", (0, T0), (0, T0 + SECOND))
     for done in topics.admin.delete_records([TopicPartition(topics.name("a"), 0, 1)]).values():
         done.result(30)
-    assert oldest(topics, backlog) == T0 + SECOND
     assert lag(topics, backlog) == [1, 0, 0]
 
 
-def test_an_open_transaction_counts_and_an_aborted_one_does_not(topics: Topics, backlog: Backlog) -> None:
+def test_an_open_transaction_holds_back_and_an_aborted_one_does_not(topics: Topics, backlog: Backlog) -> None:
+    upstream = [(topics.settings.group("g"), [topics.name("a")])]
+    assert backlog.held(upstream, T0) == [T0]
     topics.producer.begin_transaction()
     topics.produce("a", [(0, T0)])
-    assert oldest(topics, backlog) == T0
+    for seconds in (1, 2):
+        assert backlog.held(upstream, T0 + seconds * SECOND) == [T0], "it is there, and nobody can read it yet"
     topics.producer.abort_transaction(30)
     until(topics.settled)
-    assert oldest(topics, backlog) is None
+    assert backlog.held(upstream, T0 + 3 * SECOND) == [T0 + 3 * SECOND]
     assert lag(topics, backlog) == [0, 0, 0]
 
 
@@ -161,31 +143,28 @@ def test_nothing_is_read_twice(topics: Topics, backlog: Backlog, monkeypatch: py
     read: list[Mapping[tuple[str, int], int]] = []
     real = backlog._read
 
-    def spy(isolation: str, starts: Mapping[tuple[str, int], int], look: Callable[..., bool]) -> None:
+    def spy(starts: Mapping[tuple[str, int], int], look: Callable[..., bool]) -> None:
         if starts:
             read.append(dict(starts))
-        real(isolation, starts, look)
+        real(starts, look)
 
     monkeypatch.setattr(backlog, "_read", spy)
     topics.put("a", (0, T0), (0, T0 + SECOND), (1, T0))
     for _ in range(3):
-        assert oldest(topics, backlog) == T0
-        lag(topics, backlog)
+        assert lag(topics, backlog) == [2, 1, 0]
     topics.read("g", "a", 0, 1)
     topics.read("g", "a", 1, 1)
     for _ in range(3):
-        assert oldest(topics, backlog) == T0 + SECOND
+        assert lag(topics, backlog) == [1, 0, 0]
     name = topics.name("a")
-    assert read == [{(name, 0): 0, (name, 1): 0}, {(name, 0): 1, (name, 1): 1}]
+    assert read == [{(name, 0): 0, (name, 1): 0}, {(name, 0): 1}]
 
 
 def test_the_newest_time_is_that_of_records(topics: Topics, backlog: Backlog) -> None:
     clock = LogClock(backlog, [topics.name("raw")])
-    clock.refresh()
     assert clock() == EPOCH
     topics.put("raw", (0, T0), (1, T0 + SECOND), (1, T0))
-    clock.refresh()
-    assert clock() == T0 + SECOND
+    assert clock() == T0 + SECOND, "as long as there was nothing, it looks"
     topics.put("raw", (2, T0 - SECOND))
     clock.refresh()
     assert clock() == T0 + SECOND, "it never goes back"
@@ -332,17 +311,22 @@ class Between(Backlog):
 class EndsFirst(Between):
     """Wrong on purpose: it asks for the ends before the positions, so what moves on in between is in neither."""
 
-    def oldest(self, upstream: Sequence[tuple[str, Sequence[str]]]) -> list[datetime | None]:
-        ends = self._ends({place for _, names in upstream for place in self._places(names)})
+    def _positions(self, upstream: Sequence[tuple[str, Sequence[str]]]) -> list[dict[tuple[str, int], int]]:
+        self.early = super()._ends({place for _, names in upstream for place in self._places(names)})
         self.then()
-        positions = super()._positions(upstream)
-        return [self._oldest(group, at, ends) for (group, _), at in zip(upstream, positions, strict=True)]
+        return Backlog._positions(self, upstream)
+
+    def _ends(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Any]:
+        return {place: self.early[place] for place in places}
 
 
-@pytest.mark.parametrize(("kind", "seen"), [(Between, T0), (EndsFirst, None)])
-def test_what_moves_on_during_a_look_is_seen(topics: Topics, kind: type[Between], seen: datetime | None) -> None:
-    topics.put("a", (0, T0))
+@pytest.mark.parametrize(("kind", "passed"), [(Between, 0), (EndsFirst, 1)])
+def test_what_moves_on_during_a_look_is_seen(topics: Topics, kind: type[Between], passed: int) -> None:
     group = topics.settings.group
+    upstream = [(group("first"), [topics.name("a")]), (group("second"), [topics.name("b")])]
+    backlog = kind(topics.settings)
+    assert backlog.held(upstream, T0) == [T0, T0]
+    topics.put("a", (0, T0))
 
     def hand_over() -> None:
         """As a lane does: the output and the position in one transaction."""
@@ -351,18 +335,17 @@ def test_what_moves_on_during_a_look_is_seen(topics: Topics, kind: type[Between]
         done = [TopicPartition(topics.name("a"), 0, 1)]
         owner = Consumer(client_options(topics.settings) | {"group.id": group("first")})
         topics.producer.send_offsets_to_transaction(done, owner.consumer_group_metadata(), 30)
-        owner.close()
         topics.producer.commit_transaction(30)
+        until(lambda: owner.committed(done)[0].offset == 1)
+        owner.close()
 
-    backlog = kind(topics.settings)
     backlog.then = hand_over
-    found = backlog.oldest([(group("first"), [topics.name("a")]), (group("second"), [topics.name("b")])])
+    assert backlog.held(upstream, T0 + SECOND)[1] == T0 + passed * SECOND
     backlog.close()
-    assert min((time for time in found if time is not None), default=None) == seen
 
 
 def test_topics_that_are_not_there_hold_nothing_back(kafka_settings: KafkaSettings, backlog: Backlog) -> None:
-    assert backlog.oldest_unread("g", [kafka_settings.topic("absent")]) is None
+    assert backlog.held([("g", [kafka_settings.topic("absent")])], T0) == [T0]
     assert backlog.lag_of("g", [kafka_settings.topic("absent")]) == {}
     assert backlog.newest([kafka_settings.topic("absent")]) is None
 
@@ -370,7 +353,7 @@ def test_topics_that_are_not_there_hold_nothing_back(kafka_settings: KafkaSettin
 def test_without_brokers_it_says_so() -> None:
     backlog = Backlog(KafkaSettings(f"127.0.0.1:{free_ports(1)[0]}"), patience=0.5)
     with pytest.raises(Retry, match="does not say"):
-        backlog.oldest_unread("g", ["a"])
+        backlog.lag_of("g", ["a"])
     backlog.close()
 
 

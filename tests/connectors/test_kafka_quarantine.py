@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from connectors.kafka.log import KafkaLog, KafkaLogSettings
 from connectors.kafka.partition import partition_of
 from connectors.kafka.quarantine import RETENTION, KafkaQuarantine
-from connectors.kafka.reader import Reader, read_at
+from connectors.kafka.reader import Reader, records_between
 from connectors.kafka.settings import KafkaSettings, client_options
 from connectors.kafka.topics import QUARANTINE
 from connectors.kafka.wire import Headers
@@ -155,7 +155,7 @@ def test_away_and_missing_topics(kafka_settings: KafkaSettings) -> None:
     with closing(Reader(gone, silence=1.0)) as reader, pytest.raises(Retry, match=r"no Kafka broker at 127.0.0.1"):
         reader.at(SPANS.name, 0, 0)
     with pytest.raises(Refused, match=r"Kafka has no topic t.*agent.spans, .*: run `driftwheel topics apply`"):
-        read_at(kafka_settings, SPANS.name, 0, 0)
+        records_between(kafka_settings, SPANS.name, 0, 0, 1)
 
 
 # Reading by offset.
@@ -194,6 +194,7 @@ def test_an_offset_is_read_as_it_was_appended(settings: KafkaSettings) -> None:
         assert [reader.at(SPANS.name, partition, n) for n in sorted(markers)] == [None] * len(markers)
         assert [one.value for one in reader.since(OTLP_SPANS.name, partition, 0)] == [b"raw Bytes"]
         assert list(reader.since(SPANS.name, (partition + 1) % 3, 0)) == []
-    found = read_at(settings, SPANS.name, partition, every[1].offset, Shouting())
-    assert found is not None
-    assert found.value == b"v1"
+    first, second, _ = (one.offset for one in every)
+    assert records_between(settings, SPANS.name, partition, first, second)
+    assert not records_between(settings, SPANS.name, partition, first + 1, second), "a mark of a commit"
+    assert not records_between(settings, SPANS.name, partition, every[-1].offset + 1, every[-1].offset + 9)
