@@ -33,6 +33,7 @@ from presidio_analyzer.predefined_recognizers import (
     UsSsnRecognizer,
 )
 
+from processors.redact.blocks import blocks
 from processors.redact.keys import type_of
 from processors.redact.rules import RULES, SECRETS, Rule
 from processors.redact.settings import RedactSettings
@@ -70,6 +71,7 @@ _PERCENT = re.compile(r"[\w.~+\-]*(?:%[0-9A-Fa-f]{2}[\w.~+\-]*)+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _INVISIBLE = {0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF, 0xAD}
 _ACRONYM = re.compile(r"[A-Z0-9&/.\-]{1,6}s?")
+_PERSONAL = re.compile(r"[^\W\d_][\w.'\u2019\-]*(?: [^\W\d_][\w.'\u2019\-]*){1,3}")
 _NAME_EDGE = re.compile(r"^(?:the|a|an|my|our) |(?:'s|\u2019s|[\s.,:;!?()\"'\u2019]+)$", re.IGNORECASE)
 
 
@@ -210,6 +212,7 @@ class Detector:
             if digits or not rule.digits:
                 yield from _matches(rule, text)
         if digits:
+            yield from _addresses(text)
             yield from self._presidio(text)
 
     def _presidio(self, text: str) -> Iterator[Find]:
@@ -313,6 +316,13 @@ def _by_key(text: str) -> Iterator[Find]:
         entity = type_of(match.group(1), match.group(group))
         if entity:
             yield Find(match.start(group), match.end(group), entity, 0.95)
+
+
+def _addresses(text: str) -> Iterator[Find]:
+    for block in blocks(text):
+        yield Find(block.start, block.end, "ADDRESS", 0.7)
+        for start, end in block.above:
+            yield Find(start, end, "PERSON" if _PERSONAL.fullmatch(text[start:end]) else "ORGANIZATION", 0.5)
 
 
 def _normalised(text: str) -> tuple[str, list[int]] | None:

@@ -209,6 +209,13 @@ RULES: tuple[Rule, ...] = (
         0.85,
         digits=True,
     ),
+    _rule("AGE", r"\b\d{1,3}(?=[ \-]?(?:years?|yrs?)[ \-]old\b)", 0.7, digits=True),
+    _rule(
+        "AGE",
+        r"(?<=\b(?:turn|turned|turns|turning|aged?|age of|(?:he|she|i) (?:was|is|am)) )\d{2}(?=[.,!?;]|$| when| and)",
+        0.6,
+        digits=True,
+    ),
     _rule(
         "PERSON",
         rf"(?<=\b(?:my name is|my name's|name is|name's|names) )(?!{_NOT_A_NAME}){_LETTERS}"
