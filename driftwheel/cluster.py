@@ -90,12 +90,12 @@ class Cluster:
             else:
                 return
 
-    def held_clock(self, last: type[Stage] | Stage) -> HeldClock:
-        """The clock of timers: held back while a stage up to ``last`` is behind."""
+    def held_clock(self, last: type[Stage] | Stage, on_defect: Callable[[], None]) -> HeldClock:
+        """The clock of timers: held back while a stage up to ``last`` is behind. Without it no timer would run."""
         names = [stage.name for stage in WHEEL]
         hops = hops_of(self.kafka, WHEEL[: names.index(last.name) + 1])
         backlog = Backlog(self.kafka)  # of its own: whoever looks at lags does not hold up the timers
-        clock = HeldClock(self.clock, backlog, hops, interval=HOLD_SECONDS)
+        clock = HeldClock(self.clock, backlog, hops, HOLD_SECONDS, on_defect)
         clock.start()
         self._stack.callback(backlog.close)
         self._stack.callback(clock.close)
@@ -146,6 +146,8 @@ class Watch:
                 self.look()
             except Retry as error:
                 logger.warning("%s", error)
+            except Exception:
+                logger.exception("progress could not be looked at")
 
     def look(self) -> None:
         """Look once. Raises Retry."""

@@ -48,11 +48,12 @@ class KafkaEngine:
     ) -> None:
         self._cluster, self._log, self._patience = cluster, log, patience
         self.due: DueAt | None = None
+        self._without_clock: RuntimeError | None = None
         self._stack = ExitStack()
         lanes = cluster.lanes(folder)
         self.loops: list[StageLoop] = []
         if stages:
-            held = cluster.held_clock(stages[-1])
+            held = cluster.held_clock(stages[-1], self._clock_stopped)
             for stage in stages:
                 group = cluster.kafka.group(stage.name)
                 self.loops.append(StageLoop(stage, lanes, lambda g=group: held.now(g)))
@@ -88,11 +89,14 @@ class KafkaEngine:
         for loop in self.loops:
             loop.join()
 
+    def _clock_stopped(self) -> None:
+        self._without_clock = RuntimeError("the timers' clock has stopped")
+
     @property
     def failure(self) -> BaseException | None:
         """The defect that ended a part of it, or None."""
         parts = [loop.failure for loop in self.loops] + [sink.failure for sink in self.sinks]
-        return next((failure for failure in parts if failure is not None), None)
+        return next((failure for failure in parts if failure is not None), self._without_clock)
 
     def problems(self) -> list[str]:
         """What is away or wrong, in words."""

@@ -76,7 +76,7 @@ def serve_worker(cluster: Cluster, stages: Sequence[Stage], stack: ExitStack, co
     cluster.check()
     config = cluster.config.worker
     folder = stack.enter_context(instance_folder(cluster.state_folder()))
-    held, kafka = cluster.held_clock(stages[-1]), cluster.kafka
+    held, kafka = cluster.held_clock(stages[-1], _end_at_once), cluster.kafka
     worker = Worker(
         stages,
         cluster.lanes(folder),

@@ -111,7 +111,6 @@ class Backlog:
             marks = {place: self._end(place, end) for place, end in ends.items()}
             before = self._looks[-1].marks if self._looks else {}
             look = _Look(marks, [now])
-            self._looks.append(look)
             for (group, _), at in zip(upstream, positions, strict=True):
                 behind = {p: start for p, n in at.items() if (start := max(n, ends[p].low)) < marks[p]}
                 still = {place: start for place, start in behind.items() if before.get(place) == marks[place]}
@@ -120,12 +119,13 @@ class Backlog:
                 look.marks.update({place: behind[place] for place in quiet})  # what is left are marks of transactions
                 late = [place for place in behind if place not in quiet]
                 look.levels.append(min([look.levels[-1], *(self._level(p, behind[p], look) for p in late)]))
+            self._looks.append(look)  # a whole one: brokers may fall silent in the middle
             return look.levels[1:]
 
     def _level(self, place: Place, at: int, look: _Look) -> datetime:
         """The newest watermark of what comes before whose effects a group that stands ``at`` has read."""
         number = len(look.levels) - 1
-        passed = (one.levels[number] for one in reversed(self._looks) if one is not look and at >= one.marks[place])
+        passed = (one.levels[number] for one in reversed(self._looks) if place in one.marks and at >= one.marks[place])
         return next(passed, EPOCH)
 
     def _end(self, place: Place, ends: _Ends) -> int:
@@ -175,7 +175,7 @@ class Backlog:
                 known = self._admin.list_topics(timeout=self._patience).topics
             except KafkaException as error:
                 raise _silent(error) from error
-            self._partitions = {name: len(topic.partitions) for name, topic in known.items()}
+            self._partitions |= {name: len(topic.partitions) for name, topic in known.items()}
             self._partitions_until = time.monotonic() + _PARTITIONS_SECONDS
         return [(topic, number) for topic in wanted for number in range(self._partitions.get(topic, 0))]
 
@@ -327,13 +327,18 @@ class HeldClock:
 
     A thread looks every ``interval`` seconds, from ``start`` to ``close``; ``now`` is what it saw. While the brokers
     are silent time stands still; before the first look it is 1970. What a producer has stamped and not yet appended is
-    not seen: timers have to be longer than that takes.
+    not seen: timers have to be longer than that takes. ``on_defect`` is told when it can look no more.
     """
 
     def __init__(
-        self, clock: Callable[[], datetime], backlog: Backlog, upstream: Upstream, interval: float = 1.0
+        self,
+        clock: Callable[[], datetime],
+        backlog: Backlog,
+        upstream: Upstream,
+        interval: float = 1.0,
+        on_defect: Callable[[], None] = lambda: None,
     ) -> None:
-        self._clock, self._backlog, self._interval = clock, backlog, interval
+        self._clock, self._backlog, self._interval, self._on_defect = clock, backlog, interval, on_defect
         self._upstream = tuple((group, tuple(topics)) for group, topics in upstream)
         self._held = dict.fromkeys((group for group, _ in self._upstream), EPOCH)
         self._latest = EPOCH
@@ -376,6 +381,10 @@ class HeldClock:
                 if not self.trouble:
                     logger.warning("%s; timers wait", error)
                 self.trouble = str(error)
+            except Exception:
+                logger.exception("the timers' clock: a defect")
+                self._on_defect()
+                return
             else:
                 if self.trouble:
                     logger.info("Kafka answers again; timers go on")

@@ -247,6 +247,44 @@ def test_a_group_with_an_inbox_reads_twice(topics: Topics, backlog: Backlog, spl
     assert held_clock.now(group) == (T0 if split else T0 + 2 * SECOND)
 
 
+def test_brokers_that_fall_silent_in_a_look_spoil_no_later_one(
+    topics: Topics, backlog: Backlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [T0]
+    clock = held(topics, backlog, lambda: now[0])
+    clock.refresh()
+    topics.put("a", (0, T0))
+    clock.refresh()  # from now on the record in "a" is looked at
+    with monkeypatch.context() as patch:
+
+        def silent(*_: object) -> None:
+            raise Retry("planted")
+
+        patch.setattr(backlog, "_read", silent)
+        with pytest.raises(Retry, match="planted"):
+            clock.refresh()
+    topics.put("b", (0, T0))
+    now[0] = T0 + SECOND
+    clock.refresh()
+    assert clock.now() == T0
+    topics.read("first", "a", 0, 1)
+    topics.read("second", "b", 0, 1)
+    clock.refresh()
+    assert clock.now() == T0 + SECOND
+
+
+def test_a_clock_that_stops_says_so(topics: Topics, backlog: Backlog, caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> datetime:
+        raise ValueError("planted")
+
+    told = threading.Event()
+    clock = HeldClock(broken, backlog, [], interval=0.05, on_defect=told.set)
+    clock.start()
+    assert told.wait(30)
+    clock.close()
+    assert "planted" in caplog.text
+
+
 def test_backlog_from_before_the_first_look_stops_the_clock(topics: Topics, backlog: Backlog) -> None:
     topics.put("b", (0, T0), (0, T0))
     clock = held(topics, backlog, lambda: T0 + SECOND)
