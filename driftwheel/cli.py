@@ -26,6 +26,8 @@ topics_app = typer.Typer(help="Kafka's topics: what is missing, make it so, how 
 app.add_typer(models_app, name="models")
 app.add_typer(topics_app, name="topics")
 app.add_typer(stage_app, name="stage")
+policy_app = typer.Typer(help="Redaction policies: what one would do.", no_args_is_help=True)
+app.add_typer(policy_app, name="policy")
 deadletters_app = typer.Typer(help="What could not be processed: list, show, replay.", no_args_is_help=True)
 app.add_typer(deadletters_app, name="deadletters")
 
@@ -256,6 +258,48 @@ def models_verify(as_json: AsJson = False) -> None:
     from driftwheel.weights import verify_all
 
     verify_all(_config(), as_json)
+
+
+@app.command()
+def redact(
+    source: Annotated[str, typer.Option("--in", help="JSON Lines with id and text; -: standard input.")] = "-",
+    target: Annotated[str, typer.Option("--out", help="Where the clean lines go; -: standard output.")] = "-",
+    policy: Annotated[Path | None, typer.Option(help="A policy file (default: the settings').")] = None,
+    tenant: Annotated[str, typer.Option(help="Whose policy and placeholders.")] = "default",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    data_dir: DataDir = None,
+) -> None:
+    """Redact texts: {"id", "text"} to {"id", "text", "findings"}, places in characters of the input.
+
+    Texts with the same "session" share their placeholders. Exit code 1: some texts could not be proved clean; their
+    lines say why and have no text.
+
+    Examples: driftwheel redact --in tickets.jsonl --out clean.jsonl --policy acme.toml --jobs 4
+    echo '{"id": 1, "text": "I am Maria Keller"}' | driftwheel redact
+    """
+    from driftwheel.redaction import redact_file
+
+    failed = redact_file(_config(data_dir), source, target, policy, tenant, jobs, Console(stderr=True))
+    if failed:
+        typer.echo(f"driftwheel: {failed} texts could not be proved clean and were left out", err=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+@policy_app.command("test")
+def policy_test(
+    file: Annotated[Path, typer.Argument(help="The policy, a TOML file.")],
+    source: Annotated[str | None, typer.Option("--in", help="JSON Lines with id and text to try it on.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text to try it on; may be repeated.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a policy and show what it does: to given texts, or to samples.
+
+    Example: driftwheel policy test policies/acme.toml --text "I am Maria Keller, LY-004711"
+    """
+    from driftwheel.redaction import test_policy
+
+    test_policy(_config(data_dir), file, source, text or [], Console(), as_json=as_json)
 
 
 @stage_app.command("list")

@@ -13,6 +13,7 @@ from processors.redact.drafts import Draft
 from processors.redact.keys import type_of
 from processors.redact.mask import Masker, leak, spread, survivor, values
 from processors.redact.otlp import KEPT_ATTRIBUTE
+from processors.redact.policy import Policy, policies_of
 from processors.redact.settings import RedactSettings, keyed, subject_hash, tenant_key
 from schemas.errors import Invalid
 from schemas.events import Clean, Label, Redaction
@@ -32,11 +33,15 @@ class _Part(NamedTuple):
 
 
 class Cleaner:
-    """Makes clean records of drafts with one detector and one policy."""
+    """Makes clean records of drafts, each by its tenant's policy. ``detector`` stands in for those of the policies."""
 
     def __init__(self, settings: RedactSettings, detector: Detector | None = None) -> None:
-        self._settings = settings
-        self._detector = detector or detector_for(settings)
+        self._settings, self._detector = settings, detector
+        self._policies = policies_of(settings)
+
+    def may_store(self, draft: Draft) -> bool:
+        """Whether a record may be stored, by its own word or its tenant's policy."""
+        return draft.store if draft.store is not None else self._policies.of(draft.tenant).store == "assumed"
 
     def clean(self, drafts: Sequence[Draft]) -> list[Clean | Invalid]:
         """A clean record for each draft; Invalid in place of one that cannot be proved clean.
@@ -44,16 +49,24 @@ class Cleaner:
         Reasons: ``text_too_long``, ``redaction_failed``, ``redaction_timeout``, ``redaction_leak``. Details name
         fields and types, never text.
         """
-        parts = [list(_parts(draft)) for draft in drafts]
+        of = [self._policies.of(draft.tenant) for draft in drafts]
+        out: list[Clean | Invalid | None] = [None] * len(drafts)
+        for policy in dict.fromkeys(of):
+            places = [place for place, one in enumerate(of) if one is policy]
+            for place, record in zip(places, self._clean([drafts[n] for n in places], policy), strict=True):
+                out[place] = record
+        return [record for record in out if record is not None]
+
+    def _clean(self, drafts: Sequence[Draft], policy: Policy) -> list[Clean | Invalid]:
+        detector = self._detector or detector_for(self._settings, policy)
+        parts = [list(_parts(draft, policy)) for draft in drafts]
         asked = {leaf for some in parts for leaf in self._leaves(some)}
         queries = sorted({Query(leaf.text, leaf.names) for leaf in asked})
-        found = dict(zip(queries, self._detector.find(queries), strict=True))
+        seen = Seen(policy, detector, dict(zip(queries, detector.find(queries), strict=True)))
         known: dict[tuple[str, str], dict[str, str]] = {}
         for draft, some in zip(drafts, parts, strict=True):
-            known.setdefault(draft.group, {}).update(_known(self._leaves(some), found))
-        return [
-            self._cleaned(draft, some, found, known[draft.group]) for draft, some in zip(drafts, parts, strict=True)
-        ]
+            known.setdefault(draft.group, {}).update(seen.known(self._leaves(some)))
+        return [self._cleaned(draft, some, seen, known[draft.group]) for draft, some in zip(drafts, parts, strict=True)]
 
     def _leaves(self, parts: Sequence[_Part]) -> list[Leaf]:
         leaves: list[Leaf] = []
@@ -68,9 +81,7 @@ class Cleaner:
                 rewrite(part.text, part.key, part.prose, note)
         return leaves
 
-    def _cleaned(
-        self, draft: Draft, parts: Sequence[_Part], found: dict[Query, Finds | Invalid], known: dict[str, str]
-    ) -> Clean | Invalid:
+    def _cleaned(self, draft: Draft, parts: Sequence[_Part], seen: Seen, known: dict[str, str]) -> Clean | Invalid:
         long = next((part for part in parts if len(part.text) > self._settings.max_text), None)
         if long is not None:
             return Invalid(
@@ -79,15 +90,17 @@ class Cleaner:
                 "(setting stages.redact.max_text)",
             )
         leaves = self._leaves(parts)
-        failed = next((f for leaf in leaves if isinstance(f := found[Query(leaf.text, leaf.names)], Invalid)), None)
-        return failed or self._masked(draft, parts, {leaf: _finds(leaf, found) for leaf in leaves}, known)
+        failed = next(
+            (f for leaf in leaves if isinstance(f := seen.found[Query(leaf.text, leaf.names)], Invalid)), None
+        )
+        return failed or self._masked(draft, parts, {leaf: seen.finds(leaf) for leaf in leaves}, known, seen.policy)
 
     def _masked(
-        self, draft: Draft, parts: Sequence[_Part], finds: dict[Leaf, Finds], known: dict[str, str]
+        self, draft: Draft, parts: Sequence[_Part], finds: dict[Leaf, Finds], known: dict[str, str], policy: Policy
     ) -> Clean | Invalid:
         key = tenant_key(self._settings.key, draft.tenant)
         ids = {name: _opaque(key, value) for name, value in draft.ids.items()}
-        masker = Masker(key, ids["session_id"] or draft.facts.get("trace_id", ""))
+        masker = Masker(key, ids["session_id"] or draft.facts.get("trace_id", ""), policy)
         counts: dict[str, int] = {}
 
         def mask(leaf: Leaf) -> str:
@@ -97,14 +110,15 @@ class Cleaner:
 
         masked = [part._replace(text=rewrite(part.text, part.key, part.prose, mask)) for part in parts]
         for part in masked:
-            entity = leak(part.text) or survivor([part.text], known)
+            proof = masker.proof(part.text)
+            entity = leak(proof) or survivor([proof], known)
             if entity:
                 return Invalid("redaction_leak", f"field {part.section}: {entity} left after masking")
-        return self._record(draft, masked, ids, key, counts)
+        return self._record(draft, masked, ids, Redaction(
+            policy_version=policy.version, detector=policy.detector, counts=dict(sorted(counts.items())),
+        ))  # fmt: skip
 
-    def _record(
-        self, draft: Draft, parts: Sequence[_Part], ids: dict[str, str], key: bytes, counts: dict[str, int]
-    ) -> Clean:
+    def _record(self, draft: Draft, parts: Sequence[_Part], ids: dict[str, str], envelope: Redaction) -> Clean:
         body: dict[str, Any] = {part.section: part.text for part in parts if not part.name}
         names = {part.name: part.text for part in parts if part.section == "attribute names"}
         kept = {names[part.name]: part.text[:KEPT_ATTRIBUTE] for part in parts if part.section == "attributes"}
@@ -117,16 +131,44 @@ class Cleaner:
             | {
                 "event_id": draft.event_id,
                 "tenant": draft.tenant,
-                "subject_hash": subject_hash(key, draft.user),
+                "subject_hash": subject_hash(tenant_key(self._settings.key, draft.tenant), draft.user),
                 "event_time": draft.event_time,
-                "redaction": Redaction(
-                    policy_version=self._settings.policy_version,
-                    detector=self._settings.detector,
-                    counts=dict(sorted(counts.items())),
-                ),
-                "consent_train": not self._settings.require_consent if draft.train is None else draft.train,
+                "redaction": envelope,
+                "consent_train": self._may_train(draft),
             }
         )
+
+    def _may_train(self, draft: Draft) -> bool:
+        train = self._policies.of(draft.tenant).train
+        return train != "never" and (draft.train if draft.train is not None else train == "assumed")
+
+
+class Seen(NamedTuple):
+    """What one policy's detector found in all texts of a batch."""
+
+    policy: Policy
+    detector: Detector
+    found: dict[Query, Finds | Invalid]
+
+    def finds(self, leaf: Leaf) -> Finds:
+        """What is in a leaf: all of it when its key says so."""
+        entity = self.detector.type_of(leaf.key, leaf.text) if leaf.key else ""
+        if entity:
+            return (Find(0, len(leaf.text), entity, 0.95),)
+        some = self.found[Query(leaf.text, leaf.names)]
+        return () if isinstance(some, Invalid) else some
+
+    def known(self, leaves: Sequence[Leaf]) -> dict[str, str]:
+        """Values that must go wherever else they stand: finds, and first and last names that stand in a row."""
+        known: dict[str, str] = {}
+        before = ""
+        for leaf in leaves:
+            known |= values(leaf.text, self.finds(leaf))
+            named = leaf.text if leaf.key and leaf.text.isalpha() and type_of(leaf.key, leaf.text) == "PERSON" else ""
+            if named and before:
+                known[f"{before} {named}"] = "PERSON"
+            before = named if leaf.key else before
+        return {value: entity for value, entity in known.items() if not self.policy.allows(value)}
 
 
 @cache
@@ -135,36 +177,16 @@ def cleaner_for(settings: RedactSettings) -> Cleaner:
     return Cleaner(settings)
 
 
-def _parts(draft: Draft) -> Iterator[_Part]:
+def _parts(draft: Draft, policy: Policy) -> Iterator[_Part]:
     yield _Part("agent", "", "", draft.agent, False)
     for name, text in draft.words.items():
         yield _Part(name, "", "", text, False)
     for name, text in draft.texts.items():
-        yield _Part(name, "", "", text, True)
+        yield _Part(name, "", "", "" if name in policy.drop_fields else text, True)
     for name, text in draft.attributes.items():
-        yield _Part("attribute names", name, "", name, False)
-        yield _Part("attributes", name, name, text, False)
-
-
-def _known(leaves: Sequence[Leaf], found: dict[Query, Finds | Invalid]) -> dict[str, str]:
-    """Values that must go wherever else they stand: what was found, and first and last names that stand in a row."""
-    known: dict[str, str] = {}
-    before = ""
-    for leaf in leaves:
-        known |= values(leaf.text, _finds(leaf, found))
-        named = leaf.text if leaf.key and leaf.text.isalpha() and type_of(leaf.key, leaf.text) == "PERSON" else ""
-        if named and before:
-            known[f"{before} {named}"] = "PERSON"
-        before = named if leaf.key else before
-    return known
-
-
-def _finds(leaf: Leaf, found: dict[Query, Finds | Invalid]) -> Finds:
-    entity = type_of(leaf.key, leaf.text) if leaf.key else ""
-    if entity:
-        return (Find(0, len(leaf.text), entity, 0.95),)
-    some = found[Query(leaf.text, leaf.names)]
-    return () if isinstance(some, Invalid) else some
+        if policy.keeps(name):
+            yield _Part("attribute names", name, "", name, False)
+            yield _Part("attributes", name, name, text, False)
 
 
 def _opaque(key: bytes, value: str) -> str:

@@ -34,7 +34,8 @@ from presidio_analyzer.predefined_recognizers import (
 )
 
 from processors.redact.blocks import blocks
-from processors.redact.keys import type_of
+from processors.redact.keys import type_of, words_of
+from processors.redact.policy import Custom, Policy, base_policy
 from processors.redact.rules import RULES, SECRETS, Rule
 from processors.redact.settings import RedactSettings
 from schemas.errors import Invalid, Refused
@@ -50,6 +51,7 @@ FAILURES = (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, A
 
 _MAPPING = {
     "PERSON": "PERSON",
+    "PER": "PERSON",
     "NORP": "NRP",
     "FAC": "LOCATION",
     "LOC": "LOCATION",
@@ -58,7 +60,7 @@ _MAPPING = {
 }
 _IGNORED = [
     "CARDINAL", "DATE", "TIME", "EVENT", "LANGUAGE", "LAW", "MONEY", "ORDINAL", "PERCENT", "PRODUCT", "QUANTITY",
-    "WORK_OF_ART",
+    "WORK_OF_ART", "MISC",
 ]  # fmt: skip
 _UNUSED = ["tagger", "attribute_ruler", "lemmatizer", "parser", "senter"]
 _STOCK = (CreditCardRecognizer, CryptoRecognizer, IbanRecognizer, IpRecognizer, UsSsnRecognizer)
@@ -100,10 +102,11 @@ class LeanEngine(SpacyNlpEngine):
     engine_name = "driftwheel_lean_spacy"
 
     def load(self) -> None:
-        """Load the model; Refused when it is not installed."""
+        """Load the models; Refused when one is not installed."""
         self.nlp = {model["lang_code"]: _loaded(model["model_name"]) for model in self.models}
 
 
+@cache
 def _loaded(name: str) -> Any:
     own_vectors = name.startswith("en_core_web_") and not name.startswith("en_core_web_trf")
     try:
@@ -115,13 +118,15 @@ def _loaded(name: str) -> Any:
 
 
 class Detector:
-    """Finds personal data in texts. Holds a model and a cache; one per process (see ``detector_for``)."""
+    """Finds personal data in texts. Holds a cache; one for each policy and process (see ``detector_for``)."""
 
-    def __init__(self, settings: RedactSettings) -> None:
-        self._settings = settings
-        self._entities = frozenset(settings.entities)
+    def __init__(self, settings: RedactSettings, policy: Policy | None = None) -> None:
+        self._settings, self._policy = settings, policy or base_policy(settings)
+        self._entities = frozenset(self._policy.entities)
+        self._rules = [*SECRETS, *RULES, *(_rule_of(one) for one in self._policy.custom if one.pattern)]
+        self._keys = {"".join(words_of(key)): one.entity for one in self._policy.custom for key in one.keys}
         self._engine = LeanEngine(
-            models=[{"lang_code": "en", "model_name": settings.model}],
+            models=[{"lang_code": language, "model_name": model} for language, model in self._policy.models],
             ner_model_configuration=NerModelConfiguration(
                 model_to_presidio_entity_mapping=_MAPPING, labels_to_ignore=_IGNORED, low_score_entity_names=[]
             ),
@@ -130,7 +135,7 @@ class Detector:
         self._stock: list[PatternRecognizer] = [kind() for kind in _STOCK]
         self._phones = PhoneRecognizer()
         self._cache: OrderedDict[bytes, Finds] = OrderedDict()
-        self._cache_key = _policy_digest(settings)
+        self._cache_key = _policy_digest(settings, self._policy)
 
     def find(self, queries: Sequence[Query]) -> list[Finds | Invalid]:
         """What is in each text, by start; finds may overlap. Invalid for a text that could not be looked at."""
@@ -181,7 +186,7 @@ class Detector:
         return out
 
     def _wanted(self, find: Find) -> bool:
-        return find.entity in self._entities and find.score >= self._settings.threshold
+        return find.entity in self._entities and find.score >= self._policy.threshold
 
     def _names(self, texts: Sequence[str]) -> dict[str, Finds | Invalid]:
         """The recogniser's finds; a text that breaks the batch is found by going one by one."""
@@ -193,11 +198,15 @@ class Detector:
         return {text: found if isinstance(found, Invalid) else found[0] for text, found in alone.items()}
 
     def _recognised(self, texts: Sequence[str]) -> list[Finds]:
-        batch = self._engine.process_batch(list(texts), language="en", batch_size=BATCH)
-        return [tuple(_plausible(found[1].entities, found[1].scores)) for found in batch]
+        out: list[Finds] = [()] * len(texts)
+        for language, _ in self._policy.models:
+            batch = self._engine.process_batch(list(texts), language=language, batch_size=BATCH)
+            found = [tuple(_plausible(one[1].entities, one[1].scores)) for one in batch]
+            out = [(*before, *more) for before, more in zip(out, found, strict=True)]
+        return out
 
     def _patterns(self, text: str, depth: int = 0) -> Finds:
-        out = [*self._plain(text), *_by_key(text)]
+        out = [*self._plain(text), *self._by_key(text)]
         normal = _normalised(text)
         if normal is not None:
             flat, back = normal
@@ -208,7 +217,7 @@ class Detector:
 
     def _plain(self, text: str) -> Iterator[Find]:
         digits = any(c.isdigit() for c in text)
-        for rule in (*SECRETS, *RULES):
+        for rule in self._rules:
             if digits or not rule.digits:
                 yield from _matches(rule, text)
         if digits:
@@ -228,6 +237,21 @@ class Detector:
             for result in self._phones.analyze(text, ["PHONE_NUMBER"]):
                 yield Find(result.start, result.end, "PHONE_NUMBER", result.score)
 
+    def type_of(self, key: str, value: str) -> str:
+        """The type of personal data that a value under a key is, by the policy's keys and our own; '' for none."""
+        entity = self._keys.get("".join(words_of(key)), "") or type_of(key, value)
+        return entity if entity in self._entities else ""
+
+    def _by_key(self, text: str) -> Iterator[Find]:
+        """Values of JSON, or of what looks like it, whose key says what they are."""
+        if ":" not in text:
+            return
+        for match in _JSON_PAIR.finditer(text):
+            group = next(n for n in (2, 3, 4) if match.group(n) is not None)
+            entity = self.type_of(match.group(1), match.group(group))
+            if entity:
+                yield Find(match.start(group), match.end(group), entity, 0.95)
+
     def _wrapped(self, text: str) -> Iterator[Find]:
         """Percent-encoded and base64 pieces that hold personal data when they are decoded."""
         for match, plain in _decoded(text):
@@ -237,13 +261,17 @@ class Detector:
 
 
 @cache
-def detector_for(settings: RedactSettings) -> Detector:
-    """The process's detector for these settings; the model is loaded on first use."""
-    return Detector(settings)
+def detector_for(settings: RedactSettings, policy: Policy | None = None) -> Detector:
+    """The process's detector for these settings and policy; models are loaded on first use, once for all."""
+    return Detector(settings, policy)
 
 
-def _policy_digest(settings: RedactSettings) -> bytes:
-    parts = (settings.policy_version, settings.model, settings.entities, settings.threshold, spacy.about.__version__)
+def _rule_of(custom: Custom) -> Rule:
+    return Rule(custom.entity, _compiled(custom.pattern, regex.IGNORECASE | regex.MULTILINE), custom.score)
+
+
+def _policy_digest(settings: RedactSettings, policy: Policy) -> bytes:
+    parts = (policy, spacy.about.__version__)
     rules = [(rule.entity, rule.pattern.pattern, rule.score) for rule in (*SECRETS, *RULES)]
     return hashlib.blake2b(repr((parts, rules)).encode(), key=settings.key[:64], digest_size=32).digest()
 
@@ -307,20 +335,9 @@ def _pieces(query: Query) -> Iterator[tuple[int, Query]]:
     yield start, Query(text[start:], query.names)
 
 
-def _by_key(text: str) -> Iterator[Find]:
-    """Values of JSON, or of what looks like it, whose key says what they are."""
-    if ":" not in text:
-        return
-    for match in _JSON_PAIR.finditer(text):
-        group = next(n for n in (2, 3, 4) if match.group(n) is not None)
-        entity = type_of(match.group(1), match.group(group))
-        if entity:
-            yield Find(match.start(group), match.end(group), entity, 0.95)
-
-
 def _addresses(text: str) -> Iterator[Find]:
     for block in blocks(text):
-        yield Find(block.start, block.end, "ADDRESS", 0.7)
+        yield Find(block.start, block.end, "ADDRESS", 0.9)
         for start, end in block.above:
             yield Find(start, end, "PERSON" if _PERSONAL.fullmatch(text[start:end]) else "ORGANIZATION", 0.5)
 

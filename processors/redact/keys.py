@@ -42,7 +42,8 @@ _CODE = re.compile(r"\S+")
 
 
 @lru_cache(4096)
-def _words(key: str) -> tuple[str, ...]:
+def words_of(key: str) -> tuple[str, ...]:
+    """The words of a key, in small letters."""
     return tuple(word.lower() for word in _WORDS.findall(key))
 
 
@@ -52,7 +53,7 @@ def type_of(key: str, value: str) -> str:
     >>> type_of("cardLast4", "1907"), type_of("name", "get_weather"), type_of("name", "Mia Li")
     ('ACCOUNT', '', 'PERSON')
     """
-    words = _words(key)
+    words = words_of(key)
     if not words or len(value.strip()) < 2:
         return ""
     if _says_who(words) and _NAMEY.fullmatch(value.strip()):

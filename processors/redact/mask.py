@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterable
 
 from processors.redact.detect import Find, Finds
+from processors.redact.policy import Policy
 from processors.redact.settings import HARD, keyed
+from processors.redact.surrogates import surrogate
 
-PLACEHOLDER = re.compile(r"<[A-Z][A-Z_]*_\d{1,4}>")
+PLACEHOLDER = re.compile(r"<[A-Z][A-Z_]*_(?:\d{1,4}|h[0-9a-f]{16})>")
 NUMBERS = 10_000
 
 _DIGIT_TYPES = {"PHONE_NUMBER", "CREDIT_CARD", "US_SSN"}
@@ -26,26 +28,51 @@ _KEY = re.compile(r"\beyJ[\w\-]{8,}\.[\w\-]{4,}\.[\w\-]{4,}|\b(?:AKIA|ASIA)[0-9A
 
 
 class Masker:
-    """Placeholders of one session of one tenant."""
+    """What takes the place of finds in one session of one tenant. ``made``: the surrogates so far."""
 
-    def __init__(self, key: bytes, session: str) -> None:
-        self._key, self._session = key, session
+    def __init__(self, key: bytes, session: str, policy: Policy | None = None) -> None:
+        self._key, self._session, self._policy = key, session, policy or Policy()
+        self.made: set[str] = set()
 
-    def placeholder(self, entity: str, value: str) -> str:
-        """The value's name in this session."""
-        plain = "".join(c for c in value if c.isdigit()) if entity in _DIGIT_TYPES else ""
-        number = int(keyed(self._key, self._session, entity, plain or " ".join(value.casefold().split()))[:12], 16)
+    def instead(self, entity: str, value: str) -> str:
+        """What stands in a value's place: by the policy a placeholder, a surrogate, a keyed hash or nothing."""
+        action = self._policy.action_for(entity)
+        if action == "drop":
+            return ""
+        if action == "hmac":  # the same in every session of the tenant
+            return f"<{entity}_h{keyed(self._key, entity, _plain(entity, value))[:16]}>"
+        number = int(keyed(self._key, self._session, entity, _plain(entity, value))[:12], 16)
+        invented = surrogate(entity, value, number) if action == "surrogate" else None
+        if invented is not None:
+            self.made.add(invented)
+            return invented
         return f"<{entity}_{number % NUMBERS}>"
 
     def mask(self, text: str, finds: Iterable[Find], counts: dict[str, int]) -> str:
         """The text with every find replaced; finds that overlap count as one, of the surer one's type."""
         out: list[str] = []
         place = 0
-        for find in resolved(text, finds):
+        for find in self.wanted(text, finds):
             counts[find.entity] = counts.get(find.entity, 0) + 1
-            out += [text[place : find.start], self.placeholder(find.entity, text[find.start : find.end])]
+            out += [text[place : find.start], self.instead(find.entity, text[find.start : find.end])]
             place = find.end
         return "".join([*out, text[place:]])
+
+    def wanted(self, text: str, finds: Iterable[Find]) -> list[Find]:
+        """What is replaced: the finds as one, without what the policy allows."""
+        return [find for find in resolved(text, finds) if not self._policy.allows(text[find.start : find.end])]
+
+    def proof(self, text: str) -> str:
+        """A masked text for those who look for what is left: without what was invented or is allowed."""
+        for invented in self.made:
+            text = text.replace(invented, " | ")
+        return self._policy.without_allowed(text)
+
+
+def _plain(entity: str, value: str) -> str:
+    """A value as it is told apart from others: digits alone where only they matter, without case."""
+    digits = "".join(c for c in value if c.isdigit()) if entity in _DIGIT_TYPES else ""
+    return digits or " ".join(value.casefold().split())
 
 
 def resolved(text: str, finds: Iterable[Find]) -> list[Find]:

