@@ -79,17 +79,12 @@ class KafkaSettings:
 
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
-    """What every client of confluent-kafka is made with: address, TLS, SASL.
-
-    The brokers that a client knows stay known when all of them are away. librdkafka 2.16 would forget them and start
-    anew, and a transaction under way then waits for a coordinator without an address until its time is up.
-    """
+    """What every client of confluent-kafka is made with: address, TLS, SASL."""
     options: dict[str, Any] = {
         "bootstrap.servers": settings.brokers,
         "security.protocol": settings.protocol,
         "client.id": "driftwheel",
         "topic.metadata.refresh.interval.ms": 30_000,
-        "metadata.recovery.strategy": "none",
         "reconnect.backoff.max.ms": 2_000,
     }
     if settings.tls:

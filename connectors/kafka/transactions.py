@@ -21,7 +21,7 @@ from schemas.topics import BY_NAME
 
 MAX_MESSAGE = 20_000_000
 OPEN_SECONDS = 30.0
-COMMIT_SECONDS = 60.0
+COMMIT_SECONDS = 30.0
 _BY_KEY = -1
 FENCED = frozenset({
     KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED,
@@ -57,7 +57,13 @@ class Effects:
 
 
 class Transactions:
-    """The transactional producer of (``stage``, ``partition``). Raises KafkaException when it cannot be opened."""
+    """The transactional producer of (``stage``, ``partition``). Raises KafkaException when it cannot be opened.
+
+    When no broker is left librdkafka 2.16 forgets them all and begins anew ("re-bootstrap"); a transaction under way
+    then waits for a coordinator without an address until its time is up. This producer remembers its brokers instead.
+    Should the last of them have told it to go (a cluster of one that is stopped), its transaction fails and the lane
+    makes a new one.
+    """
 
     def __init__(self, settings: KafkaSettings, stage: str, partition: int, framing: Framing) -> None:
         self._settings, self._stage, self._partition, self._framing = settings, stage, partition, framing
@@ -73,6 +79,7 @@ class Transactions:
                 "message.max.bytes": MAX_MESSAGE,
                 "queue.buffering.max.kbytes": 262_144,
                 "retry.backoff.ms": 5,
+                "metadata.recovery.strategy": "none",
                 "log_level": 3,
             }
         )
