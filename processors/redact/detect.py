@@ -18,6 +18,7 @@ import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple
 
 import regex
@@ -68,10 +69,18 @@ _PHONE_GATE = re.compile(r"(?:\d[^\d\n]{0,4}){6}\d")
 _JSON_PAIR = re.compile(
     r"""["']([A-Za-z_][\w \-]{1,30})\\?["']\s*:\s*(?:\\?"((?:[^"\\]|\\[^"])+)|'([^'\n]+)'|(\d{4,}))"""
 )
+_ATTRIBUTE = re.compile(
+    r"""(?<![\w.])([A-Za-z_][\w\-]{1,30})=(?:"([^"\n]{2,200})"|'([^'\n]{2,200})'|([^\s"',;&)\]}]{2,80}))"""
+)
+_ELEMENT = re.compile(r"<([A-Za-z_][\w\-]{1,30})>([^<>\n]{2,200})</\1>")
+_NOBODY = frozenset(str(address) for address in (
+    IPv4Address(0), IPv4Address(2**32 - 1), IPv4Address("127.0.0.1"), IPv6Address(0), IPv6Address(1),
+))  # fmt: skip
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/=_\-])[A-Za-z0-9+/_\-]{20,}={0,2}")
 _PERCENT = re.compile(r"[\w.~+\-]*(?:%[0-9A-Fa-f]{2}[\w.~+\-]*)+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _INVISIBLE = {0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF, 0xAD}
+_DOES = {"is", "was", "are", "were", "has", "had", "will", "says", "said", "does", "did", "and", "or", "'s", "charged"}
 _ACRONYM = re.compile(r"[A-Z0-9&/.\-]{1,6}s?")
 _PERSONAL = re.compile(r"[^\W\d_][\w.'\u2019\-]*(?: [^\W\d_][\w.'\u2019\-]*){1,3}")
 _NAME_EDGE = re.compile(r"^(?:the|a|an|my|our) |(?:'s|\u2019s|[\s.,:;!?()\"'\u2019]+)$", re.IGNORECASE)
@@ -243,14 +252,13 @@ class Detector:
         return entity if entity in self._entities else ""
 
     def _by_key(self, text: str) -> Iterator[Find]:
-        """Values of JSON, or of what looks like it, whose key says what they are."""
-        if ":" not in text:
-            return
-        for match in _JSON_PAIR.finditer(text):
-            group = next(n for n in (2, 3, 4) if match.group(n) is not None)
-            entity = self.type_of(match.group(1), match.group(group))
-            if entity:
-                yield Find(match.start(group), match.end(group), entity, 0.95)
+        """Values of JSON, attributes, elements, or of what looks like them, whose key says what they are."""
+        for mark, pattern in ((":", _JSON_PAIR), ("=", _ATTRIBUTE), ("</", _ELEMENT)):
+            for match in pattern.finditer(text) if mark in text else ():
+                group = next(n for n in range(2, len(match.groups()) + 1) if match.group(n) is not None)
+                entity = self.type_of(match.group(1), match.group(group))
+                if entity:
+                    yield Find(match.start(group), match.end(group), entity, 0.95)
 
     def _wrapped(self, text: str) -> Iterator[Find]:
         """Percent-encoded and base64 pieces that hold personal data when they are decoded."""
@@ -299,6 +307,8 @@ def _compiled(pattern: str, flags: int) -> Any:
 def _validated(recognizer: PatternRecognizer, find: Find, text: str) -> Find:
     """Presidio's own rule: a check that holds makes a match certain, one that fails makes it nothing."""
     value = text[find.start : find.end]
+    if value in _NOBODY:
+        return find._replace(score=0.0)
     valid = recognizer.validate_result(value)
     score = find.score if valid is None else float(valid)
     return find._replace(score=0.0 if recognizer.invalidate_result(value) else score)
@@ -313,7 +323,17 @@ def _plausible(entities: Iterable[Any], scores: Iterable[float]) -> Iterator[Fin
             start, end = (start + edge.end(), end) if edge.start() == 0 else (start, end - len(edge.group()))
             text = text[edge.end() :] if edge.start() == 0 else text[: edge.start()]
         if _is_name(text, entity.label_) and not (text.islower() and any(token.is_stop for token in entity)):
+            if _begins(entity):
+                continue
             yield Find(start, end, entity.label_, score)
+
+
+def _begins(entity: Any) -> bool:
+    """Whether an entity is one word that has its capital from the beginning of the text: ``Convert 100 dollars``."""
+    if entity.start > 0 or len(entity) > 1 or len(entity.doc) < 2:
+        return False
+    after = entity.doc[1].text
+    return after.isdigit() or (entity.label_ == "ORGANIZATION" and after.islower() and after not in _DOES)
 
 
 def _is_name(text: str, label: str) -> bool:

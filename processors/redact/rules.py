@@ -109,14 +109,21 @@ RULES: tuple[Rule, ...] = (
     _rule("EMAIL_ADDRESS", r"[\w.+\-]+ ?@ ?[\w\-]+(?: ?\. ?[\w\-]+)* ?\. ?(?:com|org|net|edu|gov|io|de|uk|fr)\b", 0.9),
     _rule(
         "EMAIL_ADDRESS",
-        r"\b[\w.+\-]+(?: dot [\w\-]+)* ?(?:\(at\)|\[at\]|\{at\}| at ) ?[\w\-]+"
+        r"\b[\w.+\-]+(?:(?: dot |\(dot\)|\[dot\])[\w\-]+)* ?(?:\(at\)|\[at\]|\{at\}| at ) ?[\w\-]+"
         r"(?: ?(?:\(dot\)|\[dot\]|\{dot\}| dot ) ?[a-z]{2,})+\b",
         0.85,
     ),
+    _rule(
+        "EMAIL_ADDRESS",
+        r"\b[\w.+\-]+(?: (?:dot|underscore|dash|minus) [\w\-]+)+ ?(?:\(at\)|\[at\]|\{at\}| at ) ?[\w\-]+"
+        r"(?: ?(?:\(dot\)|\[dot\]|\{dot\}| dot ) ?[a-z]{2,})+\b",
+        0.9,
+    ),
+    _rule("EMAIL_ADDRESS", r"[\w+\-]+(?:\[?\.\]?[\w+\-]+)*\[?@\]?[\w\-]+(?:\[?\.\]?[\w\-]+)*\[\.\][a-z]{2,}", 0.9),
     _rule("CREDIT_CARD", r"(?<!\d)(?<!\d\.)\d(?:[ \-._]{0,2}\d){12,18}(?!\d)", 1.0, digits=True, valid=luhn),
     _rule("CREDIT_CARD", r"(?<!\d)\d(?:[ \-]?\d){12,18}(?!\d)", 1.0, digits=True, valid=luhn),
     _rule("CREDIT_CARD", r"(?<![\w.])\d(?:[ \-]?\d){14,15}(?!\w)", 0.6, digits=True, valid=_card_shape),
-    _rule("CREDIT_CARD", r"(?<=\bending (?:in|with) )\d{4}\b", 0.7, digits=True),
+    _rule("CREDIT_CARD", r"(?<=\bending (?:in |with )?)\d{4}\b", 0.7, digits=True),
     _rule("CREDIT_CARD", r"(?<=\blast (?:four|4)(?: digits)?\W{1,3}(?:are |is )?)\d{4}\b", 0.7, digits=True),
     _rule("CREDIT_CARD", r"(?<=\bcard(?: number| no)?[ :.#]{1,3}(?:is )?)\d(?:[ \-]?\d){11,18}\b", 0.7, digits=True),
     _rule("US_SSN", r"(?<![\w\-])\d{3}[- ]\d{2}[- ]\d{4}(?![\w\-])", 0.85, digits=True, valid=_ssn),
@@ -192,6 +199,14 @@ RULES: tuple[Rule, ...] = (
         0.7,
         digits=True,
     ),
+    _rule(
+        "ADDRESS",
+        rf"\b(?:rue|avenue|av\.|boulevard|via|viale|corso|piazza|calle|c/|avenida|avda\.?|paseo|plaza|rua|ulica|ul\.|ulice)"
+        rf"(?: (?:de|del|la|las|los|el|des|du|della|di|da|do))* {_LETTERS}(?: {_LETTERS}){{0,3}},? \d{{1,5}}[a-z]?\b"
+        rf"(?:, ?[\w\u00ba\u00aa. ]{{1,12}})?(?:, ?\d{{4,5}} {_LETTERS}(?: {_LETTERS}){{0,2}})?",
+        0.9,
+        digits=True,
+    ),
     _rule("ADDRESS", r"(?<=\baddress(?: is|:) )\d[^\n]{5,80}", 0.6, digits=True),
     _rule("ADDRESS", rf"\b(?:{_STATES}),? \d{{5}}(?:-\d{{4}})?\b", 0.7, cased=True, digits=True),
     _rule("ADDRESS", r"(?<=\b[A-Z][a-z]+, )\d{5}(?:-\d{4})?\b", 0.6, cased=True, digits=True),
@@ -216,6 +231,16 @@ RULES: tuple[Rule, ...] = (
         0.6,
         digits=True,
     ),
+    _rule(
+        "PERSON",
+        rf"(?<=^(?:[Tt]hanks|[Tt]hank you|[Rr]egards|[Kk]ind regards|[Bb]est|[Bb]est regards|[Cc]heers|[Ss]incerely)"
+        rf"[,.!]?\n{{1,2}}){_NAME}(?: {_NAME}){{0,3}}$",
+        0.9,
+        cased=True,
+    ),
+    _rule("PERSON", rf"(?<=\"){_NAME}, {_NAME}(?=\" ?<)", 0.9, cased=True),
+    _rule("PERSON", rf"\b{_NAME}(?: {_NAME})? (?:bin|bint|ibn|ben) {_NAME}(?: {_NAME})?", 0.9, cased=True),
+    _rule("PERSON", rf"{_NAME}(?: al-{_NAME})(?: (?:bin|bint|ibn) {_NAME})*", 0.9, cased=True),
     _rule(
         "PERSON",
         rf"(?<=\b(?:my name is|my name's|name is|name's|names) )(?!{_NOT_A_NAME}){_LETTERS}"
@@ -246,12 +271,27 @@ RULES: tuple[Rule, ...] = (
     _rule("ACCOUNT", r"\b(?:credit_card|gift_card|certificate|paypal|payment)_\d{4,}\b", 0.8, digits=True),
     _rule("USERNAME", r"\b[a-z]{2,}_[a-z]{2,}_\d{3,6}\b", 0.8, cased=True, digits=True),
     _rule("USERNAME", r"(?<![\w@./])@[a-z][a-z0-9_]{2,30}\b(?![./(])", 0.5),
-    _rule("USERNAME", r"(?<=/(?:home|users|profile)/)[\w.\-]{2,}", 0.7),
+    _rule("USERNAME", r"(?<=[/\\](?:home|users|profile)[/\\]{1,2})[\w.\-]{2,}", 0.7),
+    _rule("USERNAME", r"(?<![\w.#])[a-z][\w.]{1,30}#\d{4}\b", 0.7, digits=True),
+    _rule("USERNAME", r"(?<![\w@./])@[a-z]\w*(?:\.\w+)+\b(?![./(])", 0.5),
+    _rule(
+        "USERNAME",
+        r"(?<=\b(?:github|gitlab|twitter|instagram|facebook|tiktok|x|t)\.(?:com|me)/@?|\blinkedin\.com/in/)[\w.\-]{2,}",
+        0.6,
+    ),
     _rule("USERNAME", r"(?<=\b(?:username|user name|login|user id)(?: is |: ?|=))[a-z][\w.\-]*[\d_.][\w.\-]*", 0.6),
     _rule(
         "GOV_ID",
-        r"(?<=\b(?:passport|licen[cs]e|national id|driver'?s licen[cs]e|tax id|national insurance)"
+        r"(?<=\b(?:passport|(?:driving )?licen[cs]e|national id|driver'?s licen[cs]e|tax id|national insurance)"
         r"(?: (?:no|number|num|id))?[.:#]? (?:is )?)(?=[a-z\- ]*\d)[a-z0-9][a-z0-9\-]{5,13}\b",
+        0.7,
+        digits=True,
+    ),
+    _rule("GOV_ID", r"(?<=\bnino[:# ]{1,3}(?:is )?)[a-z]{2} ?(?:\d{2} ?){3}[a-d]\b", 0.8, digits=True),
+    _rule(
+        "ACCOUNT",
+        r"(?<=\b(?:frequent flyer|loyalty|membership|member|customer|account)(?: (?:number|no|id))?[.:#]? (?:is )?)"
+        r"[a-z]{2} ?\d{3,4} ?\d{3,4}\b",
         0.7,
         digits=True,
     ),
@@ -271,11 +311,13 @@ RULES: tuple[Rule, ...] = (
     _rule("SECRET", r"(?<=\bbearer )(?=[^\s]*\d)[\w.~+/\-]{8,}=*", 0.9),
     _rule("SECRET", r"(?<=\bbasic )(?=[^\s]*[\d=+/])[A-Za-z0-9+/]{8,}=*", 0.9),
     _rule("SECRET", r"(?<=(?:^|\s)(?:-u|--user)[ =]?[\"']?)[^\s:\"']{1,64}:[^\s\"']{1,128}", 0.9),
+    _rule("SECRET", r"(?<=\b(?:mysql|mysqldump|mariadb|sqlcmd)\b[^\n]{0,80} -[pP])[^\s-][^\s]{3,}", 0.8),
     _rule("SECRET", r"(?<=://)[^\s/:@]{1,64}:[^\s/@]{1,128}(?=@)", 0.95),
     _rule("SECRET", r"(?<=[?&](?:token|sig|signature|code|auth|key|sid|api_key)=)[^&\s\"']{6,}", 0.9),
     _rule(
         "SECRET",
-        r"(?<=\b(?:api[_\- ]?key|secret|token|passwd|password|passphrase|pwd|access[_-]?key|client[_-]?secret)"
+        r"(?<=(?<![a-z0-9])"
+        r"(?:api[_\- ]?key|secret|token|passwd|password|passphrase|pwd|access[_-]?key|client[_-]?secret)"
         r"(?:\"|')?\s?=\s?[\"']?)[^\s\"',;}{]{4,}",
         0.8,
     ),
