@@ -32,6 +32,8 @@ OnBatch = Callable[[str, int, int, float], None]
 _CHUNK = 500
 _LOOK_SECONDS = 5.0
 _COMMIT_SECONDS = 5.0
+RENEW_SECONDS = 30.0
+"""How long a consumer may be without brokers, or without a commit that it owes, before another takes its place."""
 
 
 def _ignore(name: str, messages: int, letters: int, seconds: float) -> None:
@@ -88,6 +90,7 @@ class KafkaSink:
         self._fatal: KafkaError | None = None
         self._look_at = 0.0
         self._commit_until = 0.0
+        self._well = time.monotonic()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._guarded, name=f"driftwheel-{sink.name}", daemon=True)
         self.last_progress = time.monotonic()
@@ -100,8 +103,12 @@ class KafkaSink:
         """What is wrong with the brokers, or ''."""
         self.failure: BaseException | None = None
         """The defect that ended it, or None."""
+        self._consumer = self._new_consumer()
+
+    def _new_consumer(self) -> Consumer:
+        group = self._settings.group(self._sink.name)
         try:
-            self._consumer = Consumer(client_options(settings) | self._options(settings.group(sink.name)))
+            return Consumer(client_options(self._settings) | self._options(group))
         except KafkaException as error:
             raise unusable(error.args[0]) from error
 
@@ -167,9 +174,7 @@ class KafkaSink:
 
     def run(self) -> None:
         """Work until ``stop``. Any error but a failure of the store or the brokers is a defect and is raised."""
-        self._consumer.subscribe(
-            list(self._names), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
-        )
+        self._subscribe()
         try:
             while not self._stopping.is_set():
                 self._gather()
@@ -177,9 +182,32 @@ class KafkaSink:
                     self._settle()
                 self._commit()
                 self._look()
+                self._renew()
             self._finish()
         finally:
             self._consumer.close()
+
+    def _subscribe(self) -> None:
+        self._consumer.subscribe(
+            list(self._names), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+        )
+
+    def _renew(self) -> None:
+        """Another consumer in place of one that does not come back: librdkafka 2.16 may lose its last broker for good.
+
+        It begins where the group stands; the store knows what it has.
+        """
+        if not self.trouble and not self._owed:
+            self._well = time.monotonic()
+        if time.monotonic() - self._well < RENEW_SECONDS:
+            return
+        why = self.trouble or f"{len(self._owed)} offsets could not be committed"
+        logger.warning("%s: %s for %.0f s; another consumer takes over", self._sink.name, why, RENEW_SECONDS)
+        gone, self._consumer = self._consumer, self._new_consumer()
+        threading.Thread(target=gone.close, name="driftwheel-old-consumer", daemon=True).start()
+        self._held, self._owed, self._paused = [], {}, False
+        self._commit_until, self._well = 0.0, time.monotonic()
+        self._subscribe()
 
     def _gather(self) -> None:
         until = time.monotonic() + self._tuning.batch_seconds
@@ -278,6 +306,8 @@ class KafkaSink:
     # Offsets and partitions.
 
     def _owe(self, held: Iterable[Received]) -> None:
+        if not self._owed and not self.trouble:
+            self._well = time.monotonic()
         for message in held:
             place = (message.topic() or "", message.partition() or 0)
             self._owed[place] = max(self._owed.get(place, 0), (message.offset() or 0) + 1)
@@ -303,6 +333,7 @@ class KafkaSink:
         if problem is not None:
             self._hear(problem)
             return
+        self._well = time.monotonic()
         for one in partitions:
             place = (one.topic, one.partition)
             if self._owed.get(place, one.offset + 1) <= one.offset:
@@ -324,7 +355,8 @@ class KafkaSink:
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """They are somebody else's now, who begins where the group stands."""
-        del consumer
+        if consumer is not self._consumer:
+            return
         gone = {(one.topic, one.partition) for one in partitions}
         self._held = [one for one in self._held if (one.topic(), one.partition()) not in gone]
         for place in gone:
@@ -339,6 +371,7 @@ class KafkaSink:
 
     def _worry(self, trouble: str) -> None:
         if not self.trouble:
+            self._well = time.monotonic()
             logger.warning("%s: %s; it goes on when that is over", self._sink.name, trouble)
         self.trouble = trouble
 

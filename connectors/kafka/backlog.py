@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -41,6 +42,7 @@ Upstream = Sequence[tuple[str, Sequence[str]]]
 
 A group that reads what it puts out itself comes once more with those topics."""
 
+RENEW_SECONDS = 15.0
 _FEW = 100
 _LOOKS = 240
 _TAIL = 20
@@ -74,6 +76,7 @@ class Backlog:
         self._patience = patience
         self._options = client_options(settings) | {"log_level": 2}
         self._admin = AdminClient(self._options)
+        self._silent_since = 0.0
         self._reader: Consumer | None = None
         self._askers: dict[str, Consumer] = {}
         self._reader_group = settings.group("backlog")
@@ -87,7 +90,7 @@ class Backlog:
 
     def lag_of(self, group: str, topics: Iterable[str]) -> dict[Place, int]:
         """Unread offsets by partition; 0 when only the marks of transactions are left."""
-        with self._lock:
+        with self._asking():
             positions = self._positions([(group, tuple(topics))])[0]
             ends = self._ends(positions)
             starts = {place: max(at, ends[place].low) for place, at in positions.items()}
@@ -105,7 +108,7 @@ class Backlog:
         ends that are looked up afterwards; a group that stands past them has let it through as well. So the times of
         records do not matter, which later stages stamp anew. 1970 until a group has read what the first look found.
         """
-        with self._lock:
+        with self._asking():
             positions = self._positions(upstream)
             ends = self._ends({place for one in positions for place in one})
             marks = {place: self._end(place, end) for place, end in ends.items()}
@@ -139,7 +142,7 @@ class Backlog:
     def newest(self, topics: Iterable[str]) -> datetime | None:
         """The newest time among the last records that came to each partition since the last call."""
         # Not by OffsetSpec.max_timestamp(): that takes in the marks of transactions, which have the brokers' time.
-        with self._lock:
+        with self._asking():
             places = self._places(topics)
             ends = self._ends(places)
             starts = {
@@ -161,10 +164,30 @@ class Backlog:
     def close(self) -> None:
         """Let go of the connections."""
         with self._lock:
-            for client in (*([self._reader] if self._reader else []), *self._askers.values()):
-                client.close()
-            self._reader = None
-            self._askers.clear()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for client in (*([self._reader] if self._reader else []), *self._askers.values()):
+            client.close()
+        self._reader = None
+        self._askers.clear()
+
+    @contextmanager
+    def _asking(self) -> Generator[None]:
+        """One look at a time. Clients that hear nothing for long are made anew.
+
+        librdkafka 2.16 may lose its last broker for good.
+        """
+        with self._lock:
+            if self._silent_since and time.monotonic() - self._silent_since > RENEW_SECONDS:
+                self._let_go()
+                self._admin, self._silent_since = AdminClient(self._options), 0.0
+            try:
+                yield
+            except Retry:
+                self._silent_since = self._silent_since or time.monotonic()
+                raise
+            self._silent_since = 0.0
 
     # What the brokers know.
 

@@ -395,6 +395,23 @@ def test_without_brokers_it_says_so() -> None:
     backlog.close()
 
 
+def test_clients_that_hear_nothing_are_made_anew(
+    topics: Topics, backlog: Backlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics.put("a", (0, T0))
+    monkeypatch.setattr("connectors.kafka.backlog.RENEW_SECONDS", 0.2)
+    [deaf] = free_ports(1)
+    lost = AdminClient(client_options(KafkaSettings(f"127.0.0.1:{deaf}")) | {"log_level": 0})
+    backlog._admin, backlog._patience = lost, 0.3
+    for _ in range(2):
+        with pytest.raises(Retry):
+            lag(topics, backlog)
+    time.sleep(0.3)
+    backlog._patience = 5.0
+    assert lag(topics, backlog) == [1, 0, 0]
+    assert backlog._admin is not lost
+
+
 def test_time_stands_still_while_brokers_are_away(kafka_cluster: Callable[..., Cluster]) -> None:
     cluster = kafka_cluster()
     topics = Topics(KafkaSettings(cluster.bootstrap, partitions=3))

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from itertools import count, islice, product
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -22,6 +23,7 @@ from connectors.kafka.settings import KafkaSettings, client_options
 from connectors.kafka.wire import Headers, Plain
 from connectors.log import Entry, MemoryLog
 from connectors.sink import MemorySink
+from driftwheel import kafka_sink
 from driftwheel.kafka_sink import KafkaSink, KafkaSinkSettings
 from schemas import codec
 from schemas.errors import Invalid, Reject, Retry, UsageError
@@ -432,6 +434,39 @@ def test_brokers_that_go_and_come_back(kafka_cluster: Callable[..., Cluster], ca
     assert topics.left() == 0
     warned = [one for one in caplog.records if one.name == "driftwheel.kafka_sink" and one.levelno >= logging.WARNING]
     assert 1 <= len(warned) < 10
+
+
+class LosesItsBroker(KafkaSink):
+    """Its first consumer hears of no broker any more, and commits nothing."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.first = self._consumer
+
+    def _look(self) -> None:
+        if self._consumer is not self.first:
+            super()._look()
+        elif self.batches:
+            self._worry("planted")
+
+    def _commit(self) -> None:
+        if self._consumer is not self.first:
+            super()._commit()
+
+
+def test_another_consumer_takes_over(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_sink, "RENEW_SECONDS", 1.0)
+    store = Store()
+    sink = LosesItsBroker(topics.settings, store, Plain(), MemoryLog(), lambda: T0, QUICK)
+    wanted = topics.tallies(range(100))
+    sink.start()
+    try:
+        until(lambda: sink._consumer is not sink.first)
+        wanted |= topics.tallies(range(100, 200))
+        until(lambda: store.ids == wanted and not sink.problems())
+    finally:
+        sink.stop()
+    assert topics.left() == 0
 
 
 def test_topics_that_are_missing_are_named(kafka_settings: KafkaSettings) -> None:
