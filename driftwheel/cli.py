@@ -267,6 +267,7 @@ def redact(
     policy: Annotated[Path | None, typer.Option(help="A policy file (default: the settings').")] = None,
     tenant: Annotated[str, typer.Option(help="Whose policy and placeholders.")] = "default",
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    parity: Annotated[bool, typer.Option("--parity", help="Presidio's own findings alone, without a proof.")] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Redact texts: {"id", "text"} to {"id", "text", "findings"}, places in characters of the input.
@@ -277,9 +278,10 @@ def redact(
     Examples: driftwheel redact --in tickets.jsonl --out clean.jsonl --policy acme.toml --jobs 4
     echo '{"id": 1, "text": "I am Maria Keller"}' | driftwheel redact
     """
-    from driftwheel.redaction import redact_file
+    from driftwheel.redaction import Wanted, redact_file
 
-    failed = redact_file(_config(data_dir), source, target, policy, tenant, jobs, Console(stderr=True))
+    wanted = Wanted(policy, tenant, jobs, parity)
+    failed = redact_file(_config(data_dir), source, target, wanted, Console(stderr=True))
     if failed:
         typer.echo(f"driftwheel: {failed} texts could not be proved clean and were left out", err=True)
     raise typer.Exit(1 if failed else 0)

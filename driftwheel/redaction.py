@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -44,23 +45,35 @@ class Row(NamedTuple):
     text: str
 
 
-def redact_file(
-    config: Config, source: str, target: str, policy: Path | None, tenant: str, jobs: int, console: Console
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How to redact a file: by a policy file or the ``tenant``'s own policy, in so many processes.
+
+    ``parity``: by Presidio's own findings alone, without a proof.
+    """
+
+    policy: Path | None = None
+    tenant: str = "default"
+    jobs: int = 1
+    parity: bool = False
+
+
+def redact_file(config: Config, source: str, target: str, wanted: Wanted, console: Console) -> int:
     """Redact JSON Lines from one file to another; returns how many texts could not be proved clean.
 
     UsageError names the line that cannot be read, before anything is written.
     """
     settings = _settings(config)
-    chosen = read_policy(policy) if policy is not None else policies_of(settings).of(tenant)
+    chosen = read_policy(wanted.policy) if wanted.policy else policies_of(settings).of(wanted.tenant)
     rows = _rows(source)
     failed = 0
     with _writer(target) as out, _bar(console, len(rows)) as advance:
-        for answers in _answers(settings, chosen, tenant, _batches(rows), jobs):
-            for answer in answers:
-                failed += "error" in answer
-                out.write(json.dumps(answer, ensure_ascii=False) + "\n")
-            advance(len(answers))
+        work = partial(answer, settings, chosen, wanted.tenant, parity=wanted.parity)
+        for done in _answers(work, _batches(rows), wanted.jobs):
+            for line in done:
+                failed += "error" in line
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+            advance(len(done))
     return failed
 
 
@@ -104,9 +117,8 @@ def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 
 def _answers(
-    settings: RedactSettings, policy: Policy, tenant: str, batches: Iterable[list[Row]], jobs: int
+    work: Callable[[list[Row]], list[dict[str, Any]]], batches: Iterable[list[Row]], jobs: int
 ) -> Iterator[list[dict[str, Any]]]:
-    work = partial(answer, settings, policy, tenant)
     if jobs == 1:
         yield from map(work, batches)
         return
@@ -114,9 +126,11 @@ def _answers(
         yield from pool.map(work, batches)
 
 
-def answer(settings: RedactSettings, policy: Policy, tenant: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def answer(
+    settings: RedactSettings, policy: Policy, tenant: str, rows: Sequence[Row], *, parity: bool = False
+) -> list[dict[str, Any]]:
     """The lines of the output for these rows. A text that is not proved clean is left out, and the line says why."""
-    redactor = TextRedactor(settings, policy, tenant)
+    redactor = TextRedactor(settings, policy, tenant, parity=parity)
     done = redactor.redact([(row.session, row.text) for row in rows])
     return [_line(row, one) for row, one in zip(rows, done, strict=True)]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from processors.redact.detect import Find, Query, detector_for
 from processors.redact.documents import may_name
 from processors.redact.mask import Masker, leak, survivor, values
+from processors.redact.parity import parity_detector
 from processors.redact.policy import Policy
 from processors.redact.settings import RedactSettings, tenant_key
 from schemas.errors import Invalid
@@ -22,20 +23,36 @@ class Redacted:
 
 
 class TextRedactor:
-    """Redacts texts by one policy. ``tenant`` chooses the key of placeholders."""
+    """Redacts texts by one policy. ``tenant`` chooses the key of placeholders.
 
-    def __init__(self, settings: RedactSettings, policy: Policy, tenant: str = "default") -> None:
-        self._settings, self._policy = settings, policy
+    ``parity``: what Presidio finds by itself, and nothing else, is replaced; nothing is proved then.
+    """
+
+    def __init__(
+        self, settings: RedactSettings, policy: Policy, tenant: str = "default", *, parity: bool = False
+    ) -> None:
+        self._settings, self._policy, self._parity = settings, policy, parity
         self._detector = detector_for(settings, policy)
         self._key = tenant_key(settings.key, tenant)
 
     def redact(self, texts: Sequence[tuple[str, str]]) -> list[Redacted | Invalid]:
         """Pairs of session and text, each redacted alone; Invalid for what cannot be proved clean, as in the stage."""
+        if self._parity:
+            return self._as_presidio(texts)
         found = self._detector.find([Query(text, may_name(text)) for _, text in texts])
         return [
             finds if isinstance(finds, Invalid) else self._redacted(session, text, finds)
             for (session, text), finds in zip(texts, found, strict=True)
         ]
+
+    def _as_presidio(self, texts: Sequence[tuple[str, str]]) -> list[Redacted | Invalid]:
+        out: list[Redacted | Invalid] = []
+        for (session, text), found in zip(
+            texts, parity_detector(self._settings).find([t for _, t in texts]), strict=True
+        ):
+            finds = [find for find in found if find.score >= self._policy.threshold]
+            out.append(Redacted(Masker(self._key, session, self._policy).mask(text, finds, {}), tuple(finds)))
+        return out
 
     def _redacted(self, session: str, text: str, finds: tuple[Find, ...]) -> Redacted | Invalid:
         if len(text) > self._settings.max_text:

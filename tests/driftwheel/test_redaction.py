@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from driftwheel.config import load
-from driftwheel.redaction import redact_file
+from driftwheel.redaction import Wanted, redact_file
 from schemas.errors import UsageError
 from tests.driftwheel.cli_kit import run
 
@@ -28,10 +28,8 @@ def write(path: Path, lines: list[Any]) -> str:
 
 def redact(tmp_path: Path, lines: list[Any], jobs: int = 1) -> tuple[int, list[dict[str, Any]]]:
     target = tmp_path / "out.jsonl"
-    config = load(data_dir=tmp_path / "data")
-    failed = redact_file(
-        config, write(tmp_path / "in.jsonl", lines), str(target), None, "t", jobs, Console(stderr=True)
-    )
+    config, source = load(data_dir=tmp_path / "data"), write(tmp_path / "in.jsonl", lines)
+    failed = redact_file(config, source, str(target), Wanted(tenant="t", jobs=jobs), Console(stderr=True))
     return failed, [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
 
 
@@ -53,10 +51,19 @@ def test_several_processes_say_the_same(tmp_path: Path) -> None:
     assert redact(tmp_path, lines, jobs=2) == redact(tmp_path, lines, jobs=1)
 
 
+def test_parity_finds_what_presidio_finds(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [{"id": 1, "text": "see you on Friday, order W4711823, 212-555-0199"}])
+    config, out = load(data_dir=tmp_path / "data"), tmp_path / "out"
+    assert redact_file(config, source, str(out), Wanted(parity=True), Console(stderr=True)) == 0
+    (line,) = [json.loads(text) for text in out.read_text().splitlines()]
+    assert {one["type"] for one in line["findings"]} >= {"DATE_TIME", "PHONE_NUMBER"}
+    assert "W4711823" in line["text"]
+
+
 def test_what_cannot_be_proved_clean_has_no_text(tmp_path: Path) -> None:
     config = load(data_dir=tmp_path / "data", stages={"redact": {"max_text": 20}})
     source = write(tmp_path / "in.jsonl", [{"id": 1, "text": "x" * 21}, {"id": 2, "text": "fine"}])
-    assert redact_file(config, source, str(tmp_path / "out"), None, "t", 1, Console(stderr=True)) == 1
+    assert redact_file(config, source, str(tmp_path / "out"), Wanted(), Console(stderr=True)) == 1
     first, second = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert (first["text"], first["error"]) == (None, "text_too_long")
     assert second["text"] == "fine"
@@ -75,7 +82,7 @@ def test_a_bad_line_is_named_and_nothing_is_written(tmp_path: Path, line: str, s
     source = tmp_path / "in.jsonl"
     source.write_text('{"id": 1, "text": "a"}\n' + line + "\n")
     with pytest.raises(UsageError, match=said):
-        redact_file(load(data_dir=tmp_path / "d"), str(source), str(tmp_path / "o"), None, "t", 1, Console(stderr=True))
+        redact_file(load(data_dir=tmp_path / "d"), str(source), str(tmp_path / "o"), Wanted(), Console(stderr=True))
     assert [path.name for path in tmp_path.iterdir() if path.name != "d"] == ["in.jsonl"]
 
 

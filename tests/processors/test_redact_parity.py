@@ -1,0 +1,67 @@
+"""Presidio's own findings, at its own scores, whatever is left out on the way."""
+
+from __future__ import annotations
+
+import pytest
+import tldextract
+from presidio_analyzer import AnalyzerEngine
+from presidio_analyzer.nlp_engine import NlpEngineProvider
+
+from processors.redact.detect import Find
+from processors.redact.parity import ParityDetector
+from processors.redact.settings import MODEL, RedactSettings
+from schemas.errors import Refused
+
+TEXTS = [
+    "Here's my SSN: 308-63-0237",
+    "308-63-0237",
+    "My name is Maria Keller and my phone is 212-555-0199, call me on Friday",
+    "write to maria.keller@example.com or see https://example.com/path",
+    "card 4111 1111 1111 1111, iban DE89370400440532013000, from 192.0.2.7",
+    "no digits, no marks, in Berlin with Siobhan",
+    "bitcoin 1BvBMSEYstWetqTFn5Au4m4GFg7xJaNVN2, passport 912803456, license H1234567",
+    "the routing number is 021000021 and the bank account 945456787654",
+    "",
+    "naïve café owner Zoë Müller-Lüdenscheidt moved to Tromsø on 12/05/1988",
+]
+
+
+@pytest.fixture(scope="module")
+def detector() -> ParityDetector:
+    return ParityDetector(RedactSettings())
+
+
+@pytest.fixture(scope="module")
+def presidio() -> AnalyzerEngine:
+    tldextract.extract = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+    models = [{"lang_code": "en", "model_name": MODEL}]
+    engine = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models}).create_engine()
+    return AnalyzerEngine(nlp_engine=engine, supported_languages=["en"])
+
+
+def test_the_findings_are_presidios(detector: ParityDetector, presidio: AnalyzerEngine) -> None:
+    wanted = [
+        sorted(Find(one.start, one.end, one.entity_type, one.score) for one in presidio.analyze(text, language="en"))
+        for text in TEXTS
+    ]
+    assert sum(map(len, wanted)) > 15
+    assert detector.find(TEXTS) == wanted
+    assert detector.find(TEXTS[::-1]) == wanted[::-1], "the second time from the cache"
+
+
+def test_context_matters(detector: ParityDetector) -> None:
+    told, bare = detector.find(TEXTS[:2])
+    assert max(one.score for one in told) > max(one.score for one in bare)
+
+
+def test_the_cache_is_bounded_and_holds_no_text() -> None:
+    small = ParityDetector(RedactSettings(cache=2))
+    first = small.find(TEXTS)
+    assert len(small._cache) == 2
+    assert "Maria" not in repr(small._cache)
+    assert small.find(TEXTS) == first
+
+
+def test_a_model_that_is_not_there() -> None:
+    with pytest.raises(Refused, match="en_core_web_huge is not installed"):
+        ParityDetector(RedactSettings(model="en_core_web_huge"))
