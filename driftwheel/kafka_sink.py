@@ -247,6 +247,7 @@ class KafkaSink:
                     self._held.clear()
             else:
                 self._recover()
+        self.retrying = ""  # also when the batch has gone to another process
         self._resume()
 
     def _write(self) -> None:
@@ -350,8 +351,8 @@ class KafkaSink:
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign(partitions)
-        if self._paused:
-            consumer.pause(partitions)
+        # One that went while it was paused comes back as it went.
+        (consumer.pause if self._paused else consumer.resume)(partitions)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """They are somebody else's now, who begins where the group stands."""

@@ -350,6 +350,26 @@ def test_a_batch_whose_partitions_went_to_another_is_let_go(topics: Topics) -> N
     assert topics.left() == 0
 
 
+def test_partitions_that_went_while_they_were_paused_are_read_when_they_come_back(topics: Topics) -> None:
+    stuck, store, gone = One(), One(), threading.Event()
+
+    def away(records: Sequence[Record]) -> None:
+        if not gone.is_set():
+            raise Retry("the store is away")
+
+    stuck.before = away
+    wanted = topics.tallies(range(300))
+    with running(topics, stuck) as first:
+        until(lambda: bool(first.retrying))
+        with running(topics, store) as second:
+            until(lambda: second.records > 0)
+            gone.set()
+            until(lambda: stuck.ids | store.ids == wanted and not first.problems(), 30)
+        wanted |= topics.tallies(range(300, 600))
+        until(lambda: stuck.ids | store.ids == wanted, 30)
+    assert topics.left() == 0
+
+
 class Rows:
     """An idempotent store on disk, for processes that are killed."""
 
