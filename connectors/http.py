@@ -7,9 +7,8 @@ import hmac
 import io
 import json
 import math
-import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from anyio import to_thread
@@ -18,11 +17,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from connectors.api_keys import TENANT, ApiKey, KeyRing
 from schemas.errors import Invalid, Reject
 
-TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/healthz", "/readyz")
+INGEST = "/v1/"
+"""What API keys are good for."""
 
 
 class HttpError(Exception):
@@ -114,8 +115,11 @@ def media_type(request: Request) -> str:
 
 
 def tenant_of(request: Request) -> str:
-    """The tenant of a request. Raises HttpError 400 for a malformed name."""
-    tenant = request.headers.get("x-driftwheel-tenant", "default")
+    """The tenant of a request: its API key's, else the header's. Raises HttpError 400 or 403 for a wrong name."""
+    key = key_of(request)
+    tenant = request.headers.get("x-driftwheel-tenant", key.tenant if key else "default")
+    if key and tenant != key.tenant:
+        raise HttpError(403, "x-driftwheel-tenant: the API key is another tenant's")
     if not TENANT.fullmatch(tenant):
         raise HttpError(
             400, "x-driftwheel-tenant: must be 1 to 63 of a-z, 0-9 and '-', starting with a letter or digit"
@@ -123,18 +127,40 @@ def tenant_of(request: Request) -> str:
     return tenant
 
 
+def key_of(request: Request) -> ApiKey | None:
+    """The API key that a request came with."""
+    return request.scope.get("driftwheel.key")
+
+
+def check_agents(request: Request, agents: Iterable[str]) -> None:
+    """Raises HttpError 403 when the request's API key is not for one of these agents."""
+    key = key_of(request)
+    if key is None or not key.agents:
+        return
+    for agent in agents:
+        if agent not in key.agents:
+            raise HttpError(403, f"the API key is not for this agent; it is for {', '.join(key.agents)}")
+
+
 class Guard:
     """ASGI middleware: the Host header must be one of ours (DNS rebinding), the bearer token one of ``tokens``.
 
-    Health paths need no token. ``hosts`` empty: any host. ``tokens`` empty: no token is asked for.
+    Health paths need no token. ``hosts`` empty: any host. ``tokens`` empty and no ``keys``: no token is asked for. An
+    API key of ``keys`` is good for sending alone, at its rate: 429 says when to come again.
     """
 
     def __init__(
-        self, app: ASGIApp, hosts: Sequence[str], tokens: Sequence[str], own_paths: Sequence[str] = ()
+        self,
+        app: ASGIApp,
+        hosts: Sequence[str],
+        tokens: Sequence[str],
+        own_paths: Sequence[str] = (),
+        keys: KeyRing | None = None,
     ) -> None:
         self._app, self._hosts = app, frozenset(host.lower() for host in hosts)
         self._tokens = [token.encode() for token in tokens]
         self._open = (*OPEN_PATHS, *own_paths)
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer 400 or 401."""
@@ -143,18 +169,29 @@ class Guard:
             if self._hosts and _host(headers.get("host", "")) not in self._hosts:
                 response = JSONResponse({"detail": "host: not a name of this server"}, 400)
                 return await response(scope, receive, send)
-            if self._tokens and scope["path"] not in self._open and not self._allowed(headers):
-                response = JSONResponse(
-                    {"detail": "authorization: a bearer token is needed"}, 401, {"www-authenticate": "Bearer"}
-                )
+            response = self._refusal(scope, headers)
+            if response is not None:
                 return await response(scope, receive, send)
         return await self._app(scope, receive, send)
 
-    def _allowed(self, headers: Headers) -> bool:
+    def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+        if scope["path"] in self._open or not (self._tokens or (self._keys is not None and self._keys.asked_for)):
+            return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
         presented = given.strip().encode("latin-1")  # a header's bytes, as they came
         fits = [hmac.compare_digest(presented, token) for token in self._tokens]
-        return scheme.lower() == "bearer" and any(fits)
+        if scheme.lower() == "bearer" and any(fits):
+            return None
+        key = self._keys.key(given.strip()) if self._keys is not None and scheme.lower() == "bearer" else None
+        if self._keys is None or key is None or not scope["path"].startswith(INGEST):
+            detail = {"detail": "authorization: a bearer token is needed"}
+            return JSONResponse(detail, 401, {"www-authenticate": "Bearer"})
+        wait = self._keys.wait(key)
+        if wait > 0:
+            after = {"retry-after": str(max(1, math.ceil(wait)))}
+            return JSONResponse({"detail": f"the API key may send {key.rate:g} requests a second"}, 429, after)
+        scope["driftwheel.key"] = key
+        return None
 
 
 def _host(header: str) -> str:

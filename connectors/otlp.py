@@ -12,8 +12,9 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from anyio import to_thread
@@ -27,7 +28,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from starlette.requests import Request
 from starlette.responses import Response
 
-from connectors.http import HttpError, json_of, media_type, read_body, retry_after, tenant_of
+from connectors.http import HttpError, check_agents, json_of, media_type, read_body, retry_after, tenant_of
 from connectors.log import Entry, Log, entry_of
 from schemas.errors import Invalid, Reject
 from schemas.events import LedgerEntry, identity
@@ -35,6 +36,9 @@ from schemas.topics import OTLP_SPANS
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 AGENT_NAMES = ("driftwheel.agent", "gen_ai.agent.name", "service.name")
+SERVICE = "service.name"
+NAMING = ("driftwheel.agent", "gen_ai.agent.name", "agent.name")
+"""Attributes of resources and spans that name an agent; redaction reads the same."""
 ID_FIELDS = ("traceId", "spanId", "parentSpanId")
 NO_ID = base64.b64encode(b"?").decode()
 """What stands for an id that is not hexadecimal: of a length that no id has."""
@@ -42,9 +46,20 @@ RPC_CODES = {413: 8, 503: 14}
 """google.rpc.Code by HTTP status: RESOURCE_EXHAUSTED, UNAVAILABLE; else INVALID_ARGUMENT, 3."""
 
 
-def accept_traces(body: bytes, content_type: str, tenant: str, now: datetime, log: Log) -> tuple[int, str]:
-    """Append one export request; returns (rejected spans, why the first was). Raises Invalid or Reject."""
+def accept_traces(
+    body: bytes,
+    content_type: str,
+    tenant: str,
+    now: datetime,
+    log: Log,
+    check: Callable[[Iterable[str]], None] = lambda _: None,
+) -> tuple[int, str]:
+    """Append one export request; returns (rejected spans, why the first was). Raises Invalid or Reject.
+
+    ``check`` is told of every agent that the request names, and may refuse.
+    """
     request = request_from_json(body) if content_type == JSON else _from_protobuf(body)
+    check(_agents(request))
     spans, rejected, why = _check(request)
     if spans:
         value = request.SerializeToString() if rejected or content_type == JSON else body
@@ -155,6 +170,17 @@ def _as_in_json(why: str) -> str:
     return re.sub("_([a-z])", lambda found: found[1].upper(), place) + colon + rest
 
 
+def _agents(request: ExportTraceServiceRequest) -> Iterator[str]:
+    """Every agent that a request names; ``service.name`` counts where nothing else names one."""
+    for resource in request.resource_spans:
+        told = {a.key: a.value.string_value for a in resource.resource.attributes if a.key in (*NAMING, SERVICE)}
+        named = [told[name] for name in NAMING if told.get(name)]
+        for scope in resource.scope_spans:
+            for span in scope.spans:
+                own = [a.value.string_value for a in span.attributes if a.key in NAMING and a.value.string_value]
+                yield from own or named or [told.get(SERVICE, "unknown")]
+
+
 def _agent(request: ExportTraceServiceRequest) -> str:
     for resource in request.resource_spans:
         found = {a.key: a.value.string_value for a in resource.resource.attributes if a.key in AGENT_NAMES}
@@ -177,7 +203,8 @@ class TracesEndpoint:
             _check_kind(kind)
             tenant = tenant_of(request)
             body = await read_body(request, self._max_body)
-            rejected, why = await to_thread.run_sync(accept_traces, body, kind, tenant, self._clock(), self._log)
+            check, now = partial(check_agents, request), self._clock()
+            rejected, why = await to_thread.run_sync(accept_traces, body, kind, tenant, now, self._log, check)
         except HttpError as error:
             return _status(error.status, error.message, kind)
         except Invalid as error:

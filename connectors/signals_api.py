@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
@@ -17,7 +18,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from connectors.http import HttpError, json_of, media_type, read_body, retry_after, tenant_of
+from connectors.http import HttpError, check_agents, json_of, media_type, read_body, retry_after, tenant_of
 from connectors.log import Entry, Log, entry_of
 from connectors.otlp import JSON, accepted
 from schemas.errors import Invalid, Reject
@@ -179,7 +180,7 @@ class FeedbackEndpoint:
             _check_kind(request)
             tenant = tenant_of(request)
             data = await read_body(request, self._max_body)
-            count = await to_thread.run_sync(self._take, data, tenant)
+            count = await to_thread.run_sync(self._take, data, tenant, partial(check_agents, request))
         except HttpError as error:
             return JSONResponse({"errors": [{"message": error.message}], "accepted": 0}, error.status)
         except Invalid as error:
@@ -190,7 +191,8 @@ class FeedbackEndpoint:
             return JSONResponse({"errors": [{"message": str(error)}], "accepted": 0}, 503, retry_after(error))
         return JSONResponse({"accepted": count}, 202)
 
-    def _take(self, data: bytes, tenant: str) -> int:
+    def _take(self, data: bytes, tenant: str, check: Callable[[Iterable[str]], None]) -> int:
         bodies = parse(data, self._model, self._key)
+        check(body.agent for body in bodies)
         append_bodies(bodies, data, tenant, self._clock(), self._log)
         return len(bodies)

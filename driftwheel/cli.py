@@ -26,6 +26,8 @@ topics_app = typer.Typer(help="Kafka's topics: what is missing, make it so, how 
 app.add_typer(models_app, name="models")
 app.add_typer(topics_app, name="topics")
 app.add_typer(stage_app, name="stage")
+keys_app = typer.Typer(help="API keys of agents: create, list, rotate, revoke.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
 policy_app = typer.Typer(help="Redaction policies: what one would do.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
 deadletters_app = typer.Typer(help="What could not be processed: list, show, replay.", no_args_is_help=True)
@@ -285,6 +287,66 @@ def redact(
     if failed:
         typer.echo(f"driftwheel: {failed} texts could not be proved clean and were left out", err=True)
     raise typer.Exit(1 if failed else 0)
+
+
+@keys_app.command("create")
+def keys_create(
+    tenant: Annotated[str, typer.Option(help="Whose records the key sends.")],
+    agent: Annotated[list[str] | None, typer.Option(help="Only this agent's; may be repeated.")] = None,
+    rate: Annotated[float, typer.Option(min=0, help="Requests a second; 0: no limit.")] = 0,
+    burst: Annotated[int, typer.Option(min=1, help="Requests that may come at once.")] = 100,
+    days: Annotated[float, typer.Option(min=0, help="How long it holds; 0: until it is revoked.")] = 0,
+    note: Annotated[str, typer.Option(help="What it is for.")] = "",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key for the gateway. It is shown once and kept as a hash.
+
+    Example: driftwheel keys create --tenant acme --agent support-bot --rate 50
+    """
+    from driftwheel.keys_command import create_key
+
+    agents = tuple(agent or ())
+    create_key(_config(data_dir), tenant, days, as_json, agents=agents, rate=rate, burst=burst, note=note)
+
+
+@keys_app.command("list")
+def keys_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Every key with its tenant, agents, rate and end."""
+    from driftwheel.keys_command import list_keys
+
+    list_keys(_config(data_dir), as_json)
+
+
+@keys_app.command("rotate")
+def keys_rotate(
+    key: Annotated[str, typer.Argument(help="The key's id, or the beginning of it.")],
+    overlap: Annotated[float, typer.Option(min=0, help="Hours for which the old key holds still.")] = 24,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key in place of another, with the same rights.
+
+    Example: driftwheel keys rotate 3f9a1c --overlap 48
+    """
+    from driftwheel.keys_command import rotate_key
+
+    rotate_key(_config(data_dir), key, overlap, as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="The key's id, or the beginning of it.")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a key back; a running gateway knows within a second.
+
+    Example: driftwheel keys revoke 3f9a1c
+    """
+    from driftwheel.keys_command import revoke_key
+
+    revoke_key(_config(data_dir), key, as_json)
 
 
 @policy_app.command("test")

@@ -30,11 +30,15 @@ class Section(BaseModel):
 
 
 class GatewayConfig(Section):
-    """Where agents send to. ``token`` empty: no authentication, which only loopback should have."""
+    """Where agents send to. ``token`` empty and no API key: no authentication, which only loopback should have.
+
+    ``keys_file``: where API keys are kept; None: in the data folder.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(default=4318, ge=0, le=65535)
     token: SecretStr = SecretStr("")
+    keys_file: Path | None = None
     max_body_bytes: int = Field(default=16 * 1024 * 1024, gt=0)
     hosts: tuple[str, ...] = ()
 

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from connectors.api_keys import KeyRing
 from connectors.http import LOOPBACK, Guard
 from connectors.log import Log
 from connectors.otlp import TracesEndpoint
@@ -31,7 +32,7 @@ GRACE_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """``token`` empty and no ``more_tokens``: none is asked for; several hold while they are being rotated.
+    """``token`` empty, no ``more_tokens`` and no ``keys``: none is asked for; several hold while they are rotated.
 
     ``max_body`` in bytes, before and after decompression. ``loopback``: the Host header must be a loopback name or one
     of ``hosts``. ``own_paths`` have an authentication of their own.
@@ -43,6 +44,7 @@ class GatewaySettings:
     loopback: bool = True
     hosts: tuple[str, ...] = ()
     own_paths: tuple[str, ...] = ()
+    keys: KeyRing | None = None
 
 
 def create_app(
@@ -76,7 +78,7 @@ def create_app(
     ]
     hosts = (*LOOPBACK, *settings.hosts) if settings.loopback or settings.hosts else ()
     tokens = [token for token in (settings.token, *settings.more_tokens) if token]
-    guard = Middleware(Guard, hosts=hosts, tokens=tokens, own_paths=settings.own_paths)
+    guard = Middleware(Guard, hosts=hosts, tokens=tokens, own_paths=settings.own_paths, keys=settings.keys)
     return Starlette(routes=routes, middleware=[guard])
 
 

@@ -37,7 +37,7 @@ from driftwheel.erasure import erase
 from driftwheel.folder import DataFolder
 from driftwheel.gateway import GatewaySettings, Server, create_app
 from driftwheel.kafka_engine import KafkaEngine
-from driftwheel.keys import log_key, quarantine_key, redaction_key
+from driftwheel.keys import key_ring, log_key, quarantine_key, redaction_key
 from driftwheel.letters import Letters
 from driftwheel.library import StoreLibrary, open_store, table_of
 from driftwheel.nemo_process import NemoProcess
@@ -178,8 +178,7 @@ class Product:
     def _serve(self, host: str, port: int) -> None:
         token = self.config.gateway.token.get_secret_value()
         loopback = is_loopback(host)
-        if not loopback and not token:
-            raise Refused(f"{host} is not a loopback address: set gateway.token before agents elsewhere may send")
+        keys = key_ring(self.config, self.clock, loopback)
         owner_token = self.folder.claim("")
         self._stack.callback(self.folder.release)
         settings = GatewaySettings(
@@ -188,6 +187,7 @@ class Product:
             loopback=loopback,
             hosts=self.config.gateway.hosts,
             own_paths=OWN_PATHS,
+            keys=keys,
         )
         routes = api.routes(self, owner_token, self._metrics_text)
         self._server = Server(create_app(self.log, self.clock, settings, self._problems, routes), host, port)

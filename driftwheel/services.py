@@ -25,6 +25,7 @@ from driftwheel.gateway import GatewaySettings, Server, create_app
 from driftwheel.health import health_server
 from driftwheel.instance import instance_folder
 from driftwheel.kafka_engine import KafkaEngine
+from driftwheel.keys import key_ring
 from driftwheel.library import StoreLibrary, open_store
 from driftwheel.network import is_loopback
 from driftwheel.pipeline import wheel_stages, worker_stages
@@ -103,13 +104,12 @@ def run_gateway(config: Config, host: str | None, port: int | None, console: Con
         stack.callback(log.close)
         where = host or config.gateway.host
         token = config.gateway.token.get_secret_value()
-        if not is_loopback(where) and not token:
-            raise Refused(f"{where} is not a loopback address: set gateway.token before agents elsewhere may send")
         settings = GatewaySettings(
             token=token,
             max_body=config.gateway.max_body_bytes,
             loopback=is_loopback(where),
             hosts=config.gateway.hosts,
+            keys=key_ring(config, utc_now, is_loopback(where)),
         )
         app = create_app(log, utc_now, settings, log.ready, [Route("/metrics", _exposition(cluster.metrics))])
         server = stack.enter_context(Server(app, where, config.gateway.port if port is None else port))
