@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from connectors.kafka.admin import Admin
 from connectors.kafka.backlog import Backlog, HeldClock, LogClock
@@ -120,11 +121,19 @@ class Cluster:
         }
 
 
+class Reading(NamedTuple):
+    """A group that only reads: its topics on the cluster, and whether it waits for something else just now."""
+
+    group: str
+    topics: Sequence[str]
+    waits: Callable[[], bool]
+
+
 class Watch:
     """Looks at a process's own groups now and then: lag for the metrics, standstill for ``/livez``.
 
     ``on_stall`` is called when a lane has stood still for twice as long as ``/livez`` bears, so that a process which
-    nobody restarts ends by itself.
+    nobody restarts ends by itself. ``readings``: groups without lanes, by name, told by what they have committed.
     """
 
     def __init__(
@@ -133,10 +142,13 @@ class Watch:
         stages: Sequence[Stage],
         positions: Callable[[], Mapping[str, Positions]],
         on_stall: Callable[[], None] = lambda: None,
+        readings: Mapping[str, Reading] | None = None,
     ) -> None:
         self._on_stall = on_stall
         self._cluster, self._stages, self._positions = cluster, stages, positions
-        self._progress = {stage.name: ProgressWatch(cluster.config.worker.stall_seconds) for stage in stages}
+        self._readings = dict(readings or {})
+        names = [*(stage.name for stage in stages), *self._readings]
+        self._progress = {name: ProgressWatch(cluster.config.worker.stall_seconds) for name in names}
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
@@ -160,6 +172,10 @@ class Watch:
             if self._progress[name].stalled(2.0):
                 logger.error("%s stands still: %s; the process ends", name, "; ".join(self._progress[name].problems()))
                 self._on_stall()
+        for name, one in self._readings.items():
+            behind, at = self._cluster.backlog.state_of(one.group, one.topics)
+            metrics.lag({one.group: sum(behind.values())})
+            self._progress[name].look({} if one.waits() else behind, at)
         metrics.stalled({name: len(progress.stalled()) for name, progress in self._progress.items()})
 
     def problems(self) -> list[str]:

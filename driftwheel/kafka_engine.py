@@ -14,7 +14,7 @@ from pathlib import Path
 
 from connectors.log import Entry, Log
 from connectors.sink import Sink
-from driftwheel.cluster import Cluster, Watch
+from driftwheel.cluster import Cluster, Reading, Watch
 from driftwheel.job_runner import StageLoop
 from driftwheel.kafka_sink import KafkaSink
 from driftwheel.pipeline import WHEEL
@@ -72,9 +72,16 @@ class KafkaEngine:
             loop.start()
         for sink in self.sinks:
             sink.start()
-        self._watch = Watch(
-            self._cluster, self._stages, lambda: {loop.stage.name: loop.positions() for loop in self.loops}
-        )
+        self._watch = Watch(self._cluster, self._stages, self._positions, readings=self._readings())
+
+    def _readings(self) -> dict[str, Reading]:
+        kafka = self._cluster.kafka
+        return {
+            sink.name: Reading(
+                kafka.group(sink.name), [kafka.topic(topic) for topic in sink.topics], lambda s=reader: bool(s.retrying)
+            )
+            for sink, reader in zip(self._sinks, self.sinks, strict=True)
+        }
 
     def _positions(self) -> dict[str, dict[int, dict[str, int]]]:
         return {loop.stage.name: loop.positions() for loop in self.loops}

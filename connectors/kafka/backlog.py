@@ -90,6 +90,10 @@ class Backlog:
 
     def lag_of(self, group: str, topics: Iterable[str]) -> dict[Place, int]:
         """Unread offsets by partition; 0 when only the marks of transactions are left."""
+        return self.state_of(group, topics)[0]
+
+    def state_of(self, group: str, topics: Iterable[str]) -> tuple[dict[Place, int], dict[Place, int]]:
+        """``lag_of``, and where the group goes on."""
         with self._asking():
             positions = self._positions([(group, tuple(topics))])[0]
             ends = self._ends(positions)
@@ -99,7 +103,7 @@ class Backlog:
                 for place, start in starts.items()
             }
             few = {place: starts[place] for place, lag in lags.items() if 0 < lag <= _FEW}
-            return lags | {place: 0 for place, more in self._more(group, few, ends).items() if not more}
+            return lags | {place: 0 for place, more in self._more(group, few, ends).items() if not more}, positions
 
     def held(self, upstream: Upstream, now: datetime) -> list[datetime]:
         """For each group a time that no entry which has still to come through to its output was accepted before.

@@ -117,6 +117,8 @@ def test_what_is_read_is_no_longer_counted(topics: Topics, backlog: Backlog) -> 
     topics.read("g", "a", 0, 2)
     assert lag(topics, backlog) == [0, 0, 0], "what is left is the marks of transactions"
     assert lag(topics, backlog, group="other") == [2, 1, 0]
+    at = backlog.state_of(topics.settings.group("g"), [topics.name("a")])[1]
+    assert [at[topics.name("a"), n] for n in range(3)] == [2, 1, 0]
 
 
 def test_what_retention_took_away_is_not_backlog(topics: Topics, backlog: Backlog) -> None:

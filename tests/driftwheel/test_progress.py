@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from connectors.kafka.settings import KafkaSettings
-from driftwheel.cluster import Watch
+from driftwheel.cluster import Reading, Watch
 from driftwheel.progress import ProgressWatch
 from driftwheel.telemetry import Metrics
 from processors.stage import Stage
@@ -100,3 +100,25 @@ def test_a_worker_that_stands_still_is_told_to_end_and_first_to_be_unhealthy() -
     time.sleep(0.1)
     watch.look()
     assert ended == ["ended"]
+
+
+class Behind:
+    """A look at groups: the same again and again."""
+
+    def state_of(self, group: str, topics: Sequence[str]) -> tuple[dict[tuple[str, int], int], dict[Any, int]]:
+        assert (group, topics) == ("t.driftwheel.sink", ["t.a"])
+        return {HERE: 3}, {HERE: 10}
+
+
+def test_a_sink_that_reads_no_more_is_unhealthy_unless_it_waits_for_its_store() -> None:
+    cluster: Any = Still()
+    cluster.backlog = Behind()
+    waits = [True]
+    reading = Reading("t.driftwheel.sink", ["t.a"], lambda: waits[0])
+    watch = Watch(cluster, [], dict, readings={"sink": reading})
+    for expected in (False, True):
+        watch.look()
+        time.sleep(0.15)
+        watch.look()
+        assert bool(watch.problems()) is expected
+        waits[0] = False
