@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from processors.redact.detect import Detector, Find, Finds, Query, detector_for
+from processors.redact.detect import Detector, Find, Finds, Query, base64_text, detector_for
 from processors.redact.documents import Leaf, rewrite
 from processors.redact.drafts import Draft
 from processors.redact.keys import type_of
@@ -191,6 +191,9 @@ def _parts(draft: Draft, policy: Policy) -> Iterator[_Part]:
 
 def _opaque(key: bytes, value: str) -> str:
     """An id as it is, or its keyed hash when it is a person's own number, address or name."""
-    if not value or _OPAQUE.fullmatch(value) or (_CODE.fullmatch(value) and not leak(value)):
+    if not value or _OPAQUE.fullmatch(value):
+        return value
+    wrapped = len(value) >= 16 and base64_text(value) is not None
+    if _CODE.fullmatch(value) and not wrapped and not leak(value):
         return value
     return f"h-{keyed(key, 'id', value)[:24]}"

@@ -11,7 +11,6 @@ Fails closed: a text whose detection fails or runs out of time yields Invalid in
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 import unicodedata
@@ -79,6 +78,7 @@ _NOBODY = frozenset(str(address) for address in (
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/=_\-])[A-Za-z0-9+/_\-]{20,}={0,2}")
 _PERCENT = re.compile(r"[\w.~+\-]*(?:%[0-9A-Fa-f]{2}[\w.~+\-]*)+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_CHARACTER = re.compile(r"\\u[0-9a-fA-F]{4}|.", re.DOTALL)
 _INVISIBLE = {0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF, 0xAD}
 _DOES = {"is", "was", "are", "were", "has", "had", "will", "says", "said", "does", "did", "and", "or", "'s", "charged"}
 _ACRONYM = re.compile(r"[A-Z0-9&/.\-]{1,6}s?")
@@ -219,7 +219,7 @@ class Detector:
         normal = _normalised(text)
         if normal is not None:
             flat, back = normal
-            out += [Find(back[f.start], back[f.end - 1] + 1, f.entity, f.score) for f in self._plain(flat)]
+            out += [Find(back[f.start][0], back[f.end - 1][1], f.entity, f.score) for f in self._plain(flat)]
         if depth == 0:
             out += self._wrapped(text)
         return tuple(out)
@@ -362,19 +362,21 @@ def _addresses(text: str) -> Iterator[Find]:
             yield Find(start, end, "PERSON" if _PERSONAL.fullmatch(text[start:end]) else "ORGANIZATION", 0.5)
 
 
-def _normalised(text: str) -> tuple[str, list[int]] | None:
-    """The text made plain, and the way back for each character; None when nothing changes.
+def _normalised(text: str) -> tuple[str, list[tuple[int, int]]] | None:
+    """The text made plain, and where each character was; None when nothing changes.
 
-    Plain: no compatibility forms, no digits of other scripts, nothing invisible.
+    Plain: no compatibility forms, no digits of other scripts, nothing invisible, no escapes of JSON (four digits).
     """
-    if text.isascii():
+    if text.isascii() and "\\u" not in text:
         return None
     out: list[str] = []
-    back: list[int] = []
-    for place, char in enumerate(text):
+    back: list[tuple[int, int]] = []
+    for match in _CHARACTER.finditer(text):
+        char = match.group()
+        char = chr(int(char[2:], 16)) if len(char) > 1 else char
         plain = "" if ord(char) in _INVISIBLE else _plain_char(char)
         out.append(plain)
-        back += [place] * len(plain)
+        back += [match.span()] * len(plain)
     flat = "".join(out)
     return None if flat == text else (flat, back)
 
@@ -391,15 +393,16 @@ def _decoded(text: str) -> Iterator[tuple[re.Match[str], str]]:
             plain = raw.encode("latin-1", "replace").decode("utf-8", "replace").replace("+", " ")
             yield match, plain
     for match in _BASE64.finditer(text):
-        plain = _base64(match.group())
+        plain = base64_text(match.group())
         if plain is not None:
             yield match, plain
 
 
-def _base64(token: str) -> str | None:
+def base64_text(token: str) -> str | None:
+    """The text that a token is in base64, either alphabet; None when it is none."""
     body = token.rstrip("=").replace("-", "+").replace("_", "/")
     try:
         plain = base64.b64decode(body + "=" * (-len(body) % 4), validate=True).decode("utf-8")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # also of what is not base64, or not UTF-8 within
         return None
     return plain if plain.replace("\n", " ").isprintable() else None

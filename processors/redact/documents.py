@@ -49,9 +49,9 @@ def _titled(text: str) -> bool:
 
 
 def _structure(text: str) -> Any:
-    """The JSON object or list that a text is; None when it is none, or would lose something by being read."""
+    """The JSON object, list or string that a text is; None when it is none, or would lose something by being read."""
     stripped = text.strip()
-    if stripped[:1] + stripped[-1:] not in {"{}", "[]"}:
+    if len(stripped) < 2 or stripped[0] + stripped[-1] not in {"{}", "[]", '""'}:
         return None
     try:
         body = json.loads(stripped, object_pairs_hook=_unrepeated)
