@@ -361,9 +361,9 @@ def policy_test(
 
     Example: driftwheel policy test policies/acme.toml --text "I am Maria Keller, LY-004711"
     """
-    from driftwheel.redaction import test_policy
+    from driftwheel.redaction import try_policy
 
-    test_policy(_config(data_dir), file, source, text or [], Console(), as_json=as_json)
+    try_policy(_config(data_dir), file, source, text or [], Console(), as_json=as_json)
 
 
 @stage_app.command("list")

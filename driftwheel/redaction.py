@@ -171,7 +171,7 @@ def _writer(target: str) -> Generator[TextIO]:
         part.unlink(missing_ok=True)
 
 
-def test_policy(
+def try_policy(
     config: Config, file: Path, source: str | None, texts: Sequence[str], console: Console, *, as_json: bool
 ) -> None:
     """Say what a policy is, and what it does to texts: given ones, those of a file, or samples."""
