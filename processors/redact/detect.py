@@ -226,8 +226,9 @@ class Detector:
 
     def _plain(self, text: str) -> Iterator[Find]:
         digits = any(c.isdigit() for c in text)
+        low = text.lower()
         for rule in self._rules:
-            if digits or not rule.digits:
+            if rule.may_match(low, digits):
                 yield from _matches(rule, text)
         if digits:
             yield from _addresses(text)

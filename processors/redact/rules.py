@@ -15,13 +15,21 @@ import regex
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``digits``: a text without any digit cannot match. ``valid`` refuses matches by content."""
+    """``digits``: a text without any digit cannot match, nor one without any of ``needs`` (in small letters).
+
+    ``valid`` refuses matches by content.
+    """
 
     entity: str
     pattern: Any
     score: float
     digits: bool = False
+    needs: tuple[str, ...] = ()
     valid: Callable[[str], bool] | None = None
+
+    def may_match(self, low: str, digits: bool) -> bool:
+        """Whether a text, given in small letters, may match: cheaper than the pattern, and never wrong about a no."""
+        return (digits or not self.digits) and (not self.needs or any(need in low for need in self.needs))
 
 
 def luhn(text: str) -> bool:
@@ -63,10 +71,11 @@ def _rule(
     *,
     cased: bool = False,
     digits: bool = False,
+    needs: str = "",
     valid: Callable[[str], bool] | None = None,
 ) -> Rule:
     flags = regex.MULTILINE if cased else _FLAGS
-    return Rule(entity, regex.compile(pattern, flags), score, digits, valid)
+    return Rule(entity, regex.compile(pattern, flags), score, digits, tuple(needs.split("|")) if needs else (), valid)
 
 
 _STREET = (
@@ -100,26 +109,46 @@ _ID_CUE = (
     r"(?: (?:id|no|num|number|code|ref|reference))?[.:#]{0,2} ?(?:is |no\.? )?#?"
 )
 
+_IDS = (
+    "order|reservation|booking|confirmation|ticket|account|acct|invoice|member|customer|case|policy|claim|employee|badge"
+    "|patient|flyer|tracking|loan|contract"
+)
+_KEYS = "key|secret|token|passw|passphrase|pwd"
+_AT = "@|%40|\uff20"
+_SAID_AT = " at |(at)|[at]|{at}"
+
 SECRETS = (_rule("SECRET", r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", 0.99),)
 """Rules that run over whole texts, since their matches are longer than a piece."""
 
 RULES: tuple[Rule, ...] = (
-    _rule("EMAIL_ADDRESS", r"[\w.+'\-]+(?:@|%40|\uff20)[\w\-]+(?:\.[\w\-]+)+", 0.95),
-    _rule("EMAIL_ADDRESS", r"[^\s@<>\"'(),;:]+(?:@|%40)[^\s@<>\"'(),;:/]+\.\w{2,}", 0.9),
-    _rule("EMAIL_ADDRESS", r"[\w.+\-]+ ?@ ?[\w\-]+(?: ?\. ?[\w\-]+)* ?\. ?(?:com|org|net|edu|gov|io|de|uk|fr)\b", 0.9),
+    _rule("EMAIL_ADDRESS", r"[\w.+'\-]+(?:@|%40|\uff20)[\w\-]+(?:\.[\w\-]+)+", 0.95, needs=_AT),
+    _rule("EMAIL_ADDRESS", r"[^\s@<>\"'(),;:]+(?:@|%40)[^\s@<>\"'(),;:/]+\.\w{2,}", 0.9, needs=_AT),
+    _rule(
+        "EMAIL_ADDRESS",
+        r"[\w.+\-]+ ?@ ?[\w\-]+(?: ?\. ?[\w\-]+)* ?\. ?(?:com|org|net|edu|gov|io|de|uk|fr)\b",
+        0.9,
+        needs="@",
+    ),
     _rule(
         "EMAIL_ADDRESS",
         r"\b[\w.+\-]+(?:(?: dot |\(dot\)|\[dot\])[\w\-]+)* ?(?:\(at\)|\[at\]|\{at\}| at ) ?[\w\-]+"
         r"(?: ?(?:\(dot\)|\[dot\]|\{dot\}| dot ) ?[a-z]{2,})+\b",
         0.85,
+        needs=_SAID_AT,
     ),
     _rule(
         "EMAIL_ADDRESS",
         r"\b[\w.+\-]+(?: (?:dot|underscore|dash|minus) [\w\-]+)+ ?(?:\(at\)|\[at\]|\{at\}| at ) ?[\w\-]+"
         r"(?: ?(?:\(dot\)|\[dot\]|\{dot\}| dot ) ?[a-z]{2,})+\b",
         0.9,
+        needs=_SAID_AT,
     ),
-    _rule("EMAIL_ADDRESS", r"[\w+\-]+(?:\[?\.\]?[\w+\-]+)*\[?@\]?[\w\-]+(?:\[?\.\]?[\w\-]+)*\[\.\][a-z]{2,}", 0.9),
+    _rule(
+        "EMAIL_ADDRESS",
+        r"[\w+\-]+(?:\[?\.\]?[\w+\-]+)*\[?@\]?[\w\-]+(?:\[?\.\]?[\w\-]+)*\[\.\][a-z]{2,}",
+        0.9,
+        needs="@",
+    ),
     _rule("CREDIT_CARD", r"(?<!\d)(?<!\d\.)\d(?:[ \-._]{0,2}\d){12,18}(?!\d)", 1.0, digits=True, valid=luhn),
     _rule("CREDIT_CARD", r"(?<!\d)\d(?:[ \-]?\d){12,18}(?!\d)", 1.0, digits=True, valid=luhn),
     _rule("CREDIT_CARD", r"(?<![\w.])\d(?:[ \-]?\d){14,15}(?!\w)", 0.6, digits=True, valid=_card_shape),
@@ -217,12 +246,14 @@ RULES: tuple[Rule, ...] = (
         rf"(?<=\b(?:dob|d\.o\.b\.|born|birth ?day|birth ?date|date of birth)[^\d\n]{{1,20}}){_DATE}\b",
         0.85,
         digits=True,
+        needs="dob|d.o.b|born|birth",
     ),
     _rule(
         "DATE_OF_BIRTH",
         rf"(?<=\b(?:born on|born|birthday is|birthdate is|date of birth is|dob:?) ){_DATE}",
         0.85,
         digits=True,
+        needs="dob|born|birth",
     ),
     _rule("AGE", r"\b\d{1,3}(?=[ \-]?(?:years?|yrs?)[ \-]old\b)", 0.7, digits=True),
     _rule(
@@ -264,30 +295,37 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule("PERSON", rf"\b{_NAME} [A-Z]\.? {_NAME}", 0.6, cased=True),
     _rule("PERSON", rf"\b(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof)\b\.? {_NAME}(?: {_NAME}){{0,2}}", 0.7, cased=True),
-    _rule("ACCOUNT", rf"(?<={_ID_CUE})(?=[a-z\-]*\d)[a-z0-9][a-z0-9\-]{{3,}}[a-z0-9]\b", 0.6, digits=True),
-    _rule("ACCOUNT", rf"(?<=(?i:{_ID_CUE}))[A-Z]{{6}}\b", 0.5, cased=True),
+    _rule("ACCOUNT", rf"(?<={_ID_CUE})(?=[a-z\-]*\d)[a-z0-9][a-z0-9\-]{{3,}}[a-z0-9]\b", 0.6, digits=True, needs=_IDS),
+    _rule("ACCOUNT", rf"(?<=(?i:{_ID_CUE}))[A-Z]{{6}}\b", 0.5, cased=True, needs=_IDS),
     _rule("ACCOUNT", r"(?<=#)[A-Z]{0,2}\d{6,12}\b", 0.6, digits=True),
     _rule("ACCOUNT", r"\b1Z[0-9A-Z]{16}\b", 0.8, cased=True, digits=True),
     _rule("ACCOUNT", r"\b(?:credit_card|gift_card|certificate|paypal|payment)_\d{4,}\b", 0.8, digits=True),
     _rule("USERNAME", r"\b[a-z]{2,}_[a-z]{2,}_\d{3,6}\b", 0.8, cased=True, digits=True),
     _rule("USERNAME", r"(?<![\w@./])@[a-z][a-z0-9_]{2,30}\b(?![./(])", 0.5),
-    _rule("USERNAME", r"(?<=[/\\](?:home|users|profile)[/\\]{1,2})[\w.\-]{2,}", 0.7),
+    _rule("USERNAME", r"(?<=[/\\](?:home|users|profile)[/\\]{1,2})[\w.\-]{2,}", 0.7, needs="home|users|profile"),
     _rule("USERNAME", r"(?<![\w.#])[a-z][\w.]{1,30}#\d{4}\b", 0.7, digits=True),
     _rule("USERNAME", r"(?<![\w@./])@[a-z]\w*(?:\.\w+)+\b(?![./(])", 0.5),
     _rule(
         "USERNAME",
         r"(?<=\b(?:github|gitlab|twitter|instagram|facebook|tiktok|x|t)\.(?:com|me)/@?|\blinkedin\.com/in/)[\w.\-]{2,}",
         0.6,
+        needs=".com/|.me/",
     ),
-    _rule("USERNAME", r"(?<=\b(?:username|user name|login|user id)(?: is |: ?|=))[a-z][\w.\-]*[\d_.][\w.\-]*", 0.6),
+    _rule(
+        "USERNAME",
+        r"(?<=\b(?:username|user name|login|user id)(?: is |: ?|=))[a-z][\w.\-]*[\d_.][\w.\-]*",
+        0.6,
+        needs="user|login",
+    ),
     _rule(
         "GOV_ID",
         r"(?<=\b(?:passport|(?:driving )?licen[cs]e|national id|driver'?s licen[cs]e|tax id|national insurance)"
         r"(?: (?:no|number|num|id))?[.:#]? (?:is )?)(?=[a-z\- ]*\d)[a-z0-9][a-z0-9\-]{5,13}\b",
         0.7,
         digits=True,
+        needs="passport|licen|national|tax id",
     ),
-    _rule("GOV_ID", r"(?<=\bnino[:# ]{1,3}(?:is )?)[a-z]{2} ?(?:\d{2} ?){3}[a-d]\b", 0.8, digits=True),
+    _rule("GOV_ID", r"(?<=\bnino[:# ]{1,3}(?:is )?)[a-z]{2} ?(?:\d{2} ?){3}[a-d]\b", 0.8, digits=True, needs="nino"),
     _rule(
         "ACCOUNT",
         r"(?<=\b(?:frequent flyer|loyalty|membership|member|customer|account)(?: (?:number|no|id))?[.:#]? (?:is )?)"
@@ -308,24 +346,31 @@ RULES: tuple[Rule, ...] = (
     _rule("SECRET", r"\bgithub_pat_\w{22,}", 0.95, cased=True),
     _rule("SECRET", r"\bAIza[\w\-]{35}", 0.95, cased=True),
     _rule("SECRET", r"\beyJ[\w\-]{8,}\.[\w\-]{4,}\.[\w\-]{4,}", 0.99, cased=True),
-    _rule("SECRET", r"(?<=\bbearer )(?=[^\s]*\d)[\w.~+/\-]{8,}=*", 0.9),
-    _rule("SECRET", r"(?<=\bbasic )(?=[^\s]*[\d=+/])[A-Za-z0-9+/]{8,}=*", 0.9),
-    _rule("SECRET", r"(?<=(?:^|\s)(?:-u|--user)[ =]?[\"']?)[^\s:\"']{1,64}:[^\s\"']{1,128}", 0.9),
-    _rule("SECRET", r"(?<=\b(?:mysql|mysqldump|mariadb|sqlcmd)\b[^\n]{0,80} -[pP])[^\s-][^\s]{3,}", 0.8),
-    _rule("SECRET", r"(?<=://)[^\s/:@]{1,64}:[^\s/@]{1,128}(?=@)", 0.95),
-    _rule("SECRET", r"(?<=[?&](?:token|sig|signature|code|auth|key|sid|api_key)=)[^&\s\"']{6,}", 0.9),
+    _rule("SECRET", r"(?<=\bbearer )(?=[^\s]*\d)[\w.~+/\-]{8,}=*", 0.9, needs="bearer"),
+    _rule("SECRET", r"(?<=\bbasic )(?=[^\s]*[\d=+/])[A-Za-z0-9+/]{8,}=*", 0.9, needs="basic"),
+    _rule("SECRET", r"(?<=(?:^|\s)(?:-u|--user)[ =]?[\"']?)[^\s:\"']{1,64}:[^\s\"']{1,128}", 0.9, needs="-u"),
+    _rule(
+        "SECRET",
+        r"(?<=\b(?:mysql|mysqldump|mariadb|sqlcmd)\b[^\n]{0,80} -[pP])[^\s-][^\s]{3,}",
+        0.8,
+        needs="mysql|mariadb|sqlcmd",
+    ),
+    _rule("SECRET", r"(?<=://)[^\s/:@]{1,64}:[^\s/@]{1,128}(?=@)", 0.95, needs="://"),
+    _rule("SECRET", r"(?<=[?&](?:token|sig|signature|code|auth|key|sid|api_key)=)[^&\s\"']{6,}", 0.9, needs="?|&"),
     _rule(
         "SECRET",
         r"(?<=(?<![a-z0-9])"
         r"(?:api[_\- ]?key|secret|token|passwd|password|passphrase|pwd|access[_-]?key|client[_-]?secret)"
         r"(?:\"|')?\s?=\s?[\"']?)[^\s\"',;}{]{4,}",
         0.8,
+        needs=_KEYS,
     ),
     _rule(
         "SECRET",
         r"(?<=\b(?:api[_\- ]?key|secret|token|passwd|password|passphrase|pwd|access[_-]?key|client[_-]?secret)"
         r"(?: is | was |: ?))(?=[^\s]*[\d!$%^&*_])[^\s\"',;}{<]{5,}",
         0.8,
+        needs=_KEYS,
     ),
     _rule(
         "SECRET",

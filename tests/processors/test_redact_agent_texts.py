@@ -15,6 +15,7 @@ import pytest
 
 from processors.redact import RedactSettings
 from processors.redact.policy import Policy
+from processors.redact.rules import RULES
 from processors.redact.texts import Redacted, TextRedactor
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "agent_texts.jsonl").read_text("utf-8").splitlines()]
@@ -59,3 +60,12 @@ def test_values_are_covered(found: dict[str, Redacted], name: str, share: float)
 def test_harmless_lines_are_left_alone(found: dict[str, Redacted]) -> None:
     touched = [row["text"] for row in ROWS if kind(row) == "benign" and found[row["id"]].findings]
     assert len(touched) <= 0.03 * sum(kind(row) == "benign" for row in ROWS), touched
+
+
+def test_what_a_rule_needs_is_in_whatever_it_matches() -> None:
+    gated = [rule for rule in RULES if rule.needs]
+    assert len(gated) > 20
+    for rule in gated:
+        for row in ROWS:
+            low = row["text"].lower()
+            assert rule.may_match(low, True) or rule.pattern.search(row["text"]) is None, (rule.needs, row["text"])
