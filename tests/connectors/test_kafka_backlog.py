@@ -30,7 +30,9 @@ class Topics:
     def __init__(self, settings: KafkaSettings) -> None:
         self.settings = settings
         self.admin = AdminClient(client_options(settings))
-        wanted = [NewTopic(self.name(topic), settings.partitions) for topic in ("a", "b", "raw", OTLP_SPANS.name)]
+        names = ("a", "b", "raw", OTLP_SPANS.name)
+        kept = {"retention.ms": "-1"}  # whatever their age
+        wanted = [NewTopic(self.name(topic), settings.partitions, config=kept) for topic in names]
         for made in self.admin.create_topics(wanted).values():
             made.result(60)
         until(self.led)

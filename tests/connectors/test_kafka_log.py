@@ -38,7 +38,8 @@ SMALL = 20_000
 
 
 def create(settings: KafkaSettings, **config: str) -> None:
-    """The gateway's topics; those of the ledger take small messages alone."""
+    """The gateway's topics; those of the ledger take small messages alone. Records stay whatever their age."""
+    config = {"retention.ms": "-1"} | config
     large = {"max.message.bytes": "20000000"} | config
     wanted = [NewTopic(settings.topic(topic), settings.partitions, config=large) for topic in (OTLP_SPANS, LABELS)]
     wanted += [NewTopic(settings.topic(SIGNALS_RAW), settings.partitions, config=large)]
