@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import json
 import logging
-import os
 import re
 import secrets
 import threading
@@ -24,10 +23,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.errors import Refused, UsageError
+from schemas.tenants import tenant_option
 
 logger = logging.getLogger(__name__)
 
-TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 LOOK_SECONDS = 1.0
 """How long a change of the file may stay unseen."""
 _SHAPE = re.compile(r"dw_([0-9a-f]{12})_([A-Za-z0-9_\-]{43})")
@@ -60,8 +59,7 @@ _KEYS = TypeAdapter(list[ApiKey])
 
 def new_key(now: datetime, tenant: str, **more: Any) -> tuple[str, ApiKey]:
     """A key, to be shown once, and what is kept of it. Raises UsageError for a tenant that cannot be."""
-    if not TENANT.fullmatch(tenant):
-        raise UsageError(f"--tenant: {tenant!r} must be 1 to 63 of a-z, 0-9 and '-', starting with a letter or digit")
+    tenant_option(tenant)
     name, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     return f"dw_{name}_{secret}", ApiKey(name, _hash(secret), tenant, now, **more)
 
@@ -87,15 +85,9 @@ def _told(error: Exception) -> str:
     return error.strerror or "" if isinstance(error, OSError) else "no JSON"
 
 
-def write_keys(path: Path, keys: Sequence[ApiKey]) -> None:
-    """Write the file whole, for its owner's eyes alone."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f".{path.name}.part")
-    body = json.dumps([asdict(key) for key in keys], default=datetime.isoformat, indent=1)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(body)
-    part.replace(path)
+def as_text(keys: Sequence[ApiKey]) -> str:
+    """What ``read_keys`` reads."""
+    return json.dumps([asdict(key) for key in keys], default=datetime.isoformat, indent=1)
 
 
 def found(keys: Sequence[ApiKey], name: str) -> ApiKey:

@@ -9,9 +9,7 @@ trace too, but no turn: its root lacks the input or the output.
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span, Status
 
+from connectors.imports.rows import lines_of
+from connectors.imports.spans import REQUEST_BYTES, attribute
 from schemas.errors import Invalid, UsageError
 from schemas.events import identity
 
@@ -30,8 +29,6 @@ STEP = timedelta(seconds=5)
 YEARS = range(1971, 2200)
 """Times outside are mistakes; OTLP counts nanoseconds from 1970 in 64 bits."""
 REQUIRED = ("conversation_id", "messages")
-REQUEST_BYTES = 4 * 1024 * 1024
-"""A request is closed when it holds as much: well under what a gateway takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +60,19 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One recorded conversation."""
+    """One recorded conversation. ``tools`` are the names of those that the agent could call.
+
+    ``usage`` and ``choices`` are those of an OpenAI completion, whose answer is the last of the conversation.
+    """
 
     conversation_id: str
     agent: str
     model: str
     exchanges: list[Exchange]
+    user: str = ""
+    tools: tuple[str, ...] = ()
+    usage: dict[str, Any] = field(default_factory=dict[str, Any])
+    choices: list[Any] = field(default_factory=list[Any])
 
 
 def import_file(
@@ -97,9 +101,9 @@ def iter_conversations(path: Path, agent: str = "") -> Iterator[Conversation]:
 
     Raises UsageError naming file, line and field.
     """
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         try:
-            yield _conversation(json.loads(line), agent)
+            yield conversation_of(json.loads(line), agent)
         except json.JSONDecodeError as error:
             raise UsageError(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
         except (ValueError, RecursionError) as error:
@@ -108,20 +112,8 @@ def iter_conversations(path: Path, agent: str = "") -> Iterator[Conversation]:
             raise UsageError(f"{path}, line {number}: {error.detail}") from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: byte {error.start} is wrong") from error
-
-
-def _conversation(row: Any, agent: str) -> Conversation:
+def conversation_of(row: Any, agent: str) -> Conversation:
+    """The conversation that a row holds. Raises Invalid naming the field."""
     if not isinstance(row, dict):
         raise Invalid("not_object", "a JSON object was expected")
     for name in REQUIRED:
@@ -132,7 +124,23 @@ def _conversation(row: Any, agent: str) -> Conversation:
     start = _time(row.get("start_time"), "start_time") or BASE
     exchanges = _exchanges(row["messages"], start)
     named, model = agent or str(row.get("domain") or "agent"), str(row.get("model") or "unknown")
-    return Conversation(str(row["conversation_id"]), named, model, exchanges)
+    return Conversation(
+        conversation_id=str(row["conversation_id"]),
+        agent=named,
+        model=model,
+        exchanges=exchanges,
+        user=str(row.get("user_id") or ""),
+        tools=tuple(_tool_names(row.get("tools"))),
+        usage=row["usage"] if isinstance(row.get("usage"), dict) else {},
+        choices=row["choices"] if isinstance(row.get("choices"), list) else [],
+    )
+
+
+def _tool_names(tools: Any) -> Iterator[str]:
+    for one in tools if isinstance(tools, list) else []:
+        inner: Any = one.get("function", one) if isinstance(one, dict) else None
+        if isinstance(inner, dict) and inner.get("name"):
+            yield str(inner["name"])
 
 
 def _exchanges(messages: list[Any], start: datetime) -> list[Exchange]:
@@ -236,7 +244,7 @@ def to_requests(conversation: Conversation, limit: int = REQUEST_BYTES) -> Itera
 def _empty(conversation: Conversation) -> ExportTraceServiceRequest:
     request = ExportTraceServiceRequest()
     resource = request.resource_spans.add()
-    resource.resource.attributes.append(_attribute("service.name", conversation.agent))
+    resource.resource.attributes.append(attribute("service.name", conversation.agent))
     resource.scope_spans.add().scope.name = "driftwheel.import"
     return request
 
@@ -251,7 +259,7 @@ class _Draft:
     name: str
     start: datetime
     end: datetime
-    attributes: dict[str, str]
+    attributes: dict[str, Any]
     failed: bool = False
 
 
@@ -268,11 +276,26 @@ def _trace(scope: ScopeSpans, conversation: Conversation, index: int, exchange: 
     for number, step in enumerate(exchange.steps):
         span_id = identity("span", trace, str(number))[:16]
         name, made = _tool(step) if step.tool else _chat(step, conversation, exchange)
+        if index + 1 == len(conversation.exchanges) and number + 1 == len(exchange.steps):
+            made |= _completion(conversation)
         _add(scope, conversation, _Draft(trace, span_id, root, name, step.time, step.time, made, step.failed))
 
 
-def _chat(step: Step, conversation: Conversation, exchange: Exchange) -> tuple[str, dict[str, str]]:
+def _completion(conversation: Conversation) -> dict[str, Any]:
+    """What a completion says about the answer that it gave."""
+    usage, first = conversation.usage, conversation.choices[0] if conversation.choices else None
+    said: dict[str, Any] = {
+        "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
+        "gen_ai.usage.output_tokens": usage.get("completion_tokens"),
+        "gen_ai.response.logprobs": first.get("logprobs") if isinstance(first, dict) else None,
+    }
+    return {name: value for name, value in said.items() if value}
+
+
+def _chat(step: Step, conversation: Conversation, exchange: Exchange) -> tuple[str, dict[str, Any]]:
+    tools = [{"type": "function", "name": name} for name in conversation.tools]
     return "chat", {
+        **({"gen_ai.tool.definitions": json.dumps(tools)} if tools else {}),
         "gen_ai.operation.name": "chat",
         "gen_ai.response.model": conversation.model,
         "gen_ai.input.messages": _messages("user", exchange.text),
@@ -280,7 +303,7 @@ def _chat(step: Step, conversation: Conversation, exchange: Exchange) -> tuple[s
     }
 
 
-def _tool(step: Step) -> tuple[str, dict[str, str]]:
+def _tool(step: Step) -> tuple[str, dict[str, Any]]:
     return f"execute_tool {step.tool}", {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": step.tool,
@@ -292,6 +315,7 @@ def _tool(step: Step) -> tuple[str, dict[str, str]]:
 
 def _add(scope: ScopeSpans, conversation: Conversation, draft: _Draft) -> None:
     common = {"gen_ai.conversation.id": conversation.conversation_id, "gen_ai.agent.name": conversation.agent}
+    common |= {"user.id": conversation.user} if conversation.user else {}
     scope.spans.append(
         Span(
             trace_id=bytes.fromhex(draft.trace),
@@ -300,14 +324,10 @@ def _add(scope: ScopeSpans, conversation: Conversation, draft: _Draft) -> None:
             name=draft.name,
             start_time_unix_nano=_nanos(draft.start),
             end_time_unix_nano=_nanos(draft.end),
-            attributes=[_attribute(key, value) for key, value in (common | draft.attributes).items()],
+            attributes=[attribute(key, value) for key, value in (common | draft.attributes).items()],
             status=Status(code=Status.STATUS_CODE_ERROR if draft.failed else Status.STATUS_CODE_OK),
         )
     )
-
-
-def _attribute(key: str, value: str) -> KeyValue:
-    return KeyValue(key=key, value=AnyValue(string_value=value.encode("utf-8", "replace").decode()))
 
 
 def _messages(role: str, text: str) -> str:

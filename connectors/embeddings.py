@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 from zlib import crc32
@@ -30,6 +30,8 @@ F32 = np.float32
 Array: TypeAlias = NDArray[np.float32]
 
 MAX_TOKENS = 128
+TEXT = 2_000
+"""Characters of a text that can matter to ``MAX_TOKENS`` tokens."""
 BATCH_TOKENS = 1024
 LAYERS, HEADS, WIDTH = 6, 12, 384
 PROJECTIONS = ("query", "key", "value")
@@ -274,3 +276,42 @@ class Cached:
             self._rows.update(fresh)
             while len(self._rows) > self._size:
                 self._rows.popitem(last=False)
+
+
+class Deferred:
+    """An embedder that is made when it is first asked: a process that never asks pays nothing."""
+
+    def __init__(self, name: str, dimension: int, make: Callable[[], Embedder]) -> None:
+        self.name, self.dimension = name, dimension
+        self._make = make
+        self._made: Embedder | None = None
+        self._lock = threading.Lock()
+
+    def embed(self, texts: Sequence[str]) -> Array:
+        """See ``Embedder.embed``. Raises Refused when the weights are gone or damaged."""
+        with self._lock:
+            self._made = self._made or self._make()
+        return self._made.embed(texts)
+
+
+class Meaning:
+    """A ``Likeness`` (``processors.likeness``): the cosine of an embedder's rows.
+
+    Every text is embedded by itself, so that the same two texts always give the same number on one machine.
+    """
+
+    meaning = True
+    at = 0.6
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.name = embedder.name
+        self._embedder = embedder
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Embed many texts at once, for a ``Cached`` embedder to remember: faster than one by one."""
+        self._embedder.embed([text[:TEXT] for text in texts])
+
+    def __call__(self, first: str, second: str) -> float:
+        """The cosine of the two texts, to four digits."""
+        one, two = (self._embedder.embed([text[:TEXT]])[0] for text in (first, second))
+        return round(float(one @ two), 4)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import gzip
 import hmac
 import io
 import json
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from anyio import to_thread
@@ -17,12 +19,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from connectors.api_keys import TENANT, ApiKey, KeyRing
+from connectors.api_keys import ApiKey, KeyRing
 from schemas.errors import Invalid, Reject
+from schemas.tenants import TENANT, TENANT_RULE, is_canary
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/healthz", "/readyz")
-INGEST = "/v1/"
+TENANT_HEADER = "x-driftwheel-tenant"
+LANGFUSE = "/api/public/"
+"""Where Langfuse's SDKs send to, with Basic authentication."""
+INGEST = ("/v1/", LANGFUSE)
 """What API keys are good for."""
 
 
@@ -115,15 +121,19 @@ def media_type(request: Request) -> str:
 
 
 def tenant_of(request: Request) -> str:
-    """The tenant of a request: its API key's, else the header's. Raises HttpError 400 or 403 for a wrong name."""
-    key = key_of(request)
-    tenant = request.headers.get("x-driftwheel-tenant", key.tenant if key else "default")
+    """The tenant of a request. Raises HttpError as ``tenant_for`` does."""
+    return tenant_for(key_of(request), request.headers.get(TENANT_HEADER))
+
+
+def tenant_for(key: ApiKey | None, given: str | None) -> str:
+    """The tenant of a sender: its API key's, else the one it names. Raises HttpError 400 or 403 for a wrong name."""
+    tenant = given if given is not None else key.tenant if key else "default"
     if key and tenant != key.tenant:
         raise HttpError(403, "x-driftwheel-tenant: the API key is another tenant's")
     if not TENANT.fullmatch(tenant):
-        raise HttpError(
-            400, "x-driftwheel-tenant: must be 1 to 63 of a-z, 0-9 and '-', starting with a letter or digit"
-        )
+        raise HttpError(400, f"x-driftwheel-tenant: {TENANT_RULE}")
+    if is_canary(tenant):
+        raise HttpError(403, "x-driftwheel-tenant: this name is kept for the product's own canaries")
     return tenant
 
 
@@ -134,7 +144,11 @@ def key_of(request: Request) -> ApiKey | None:
 
 def check_agents(request: Request, agents: Iterable[str]) -> None:
     """Raises HttpError 403 when the request's API key is not for one of these agents."""
-    key = key_of(request)
+    check_key(key_of(request), agents)
+
+
+def check_key(key: ApiKey | None, agents: Iterable[str]) -> None:
+    """Raises HttpError 403 when the API key is not for one of these agents."""
     if key is None or not key.agents:
         return
     for agent in agents:
@@ -142,59 +156,95 @@ def check_agents(request: Request, agents: Iterable[str]) -> None:
             raise HttpError(403, f"the API key is not for this agent; it is for {', '.join(key.agents)}")
 
 
-class Guard:
-    """ASGI middleware: the Host header must be one of ours (DNS rebinding), the bearer token one of ``tokens``.
+class Access:
+    """Who may come in: with one of ``tokens``, or with an API key of ``keys``; neither: nothing is asked for.
 
-    Health paths need no token. ``hosts`` empty: any host. ``tokens`` empty and no ``keys``: no token is asked for. An
-    API key of ``keys`` is good for sending alone, at its rate: 429 says when to come again.
+    A token is good for everything, an API key for sending alone, at its rate. ``owner``: a token that holds as well,
+    where one is asked for.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        hosts: Sequence[str],
-        tokens: Sequence[str],
-        own_paths: Sequence[str] = (),
-        keys: KeyRing | None = None,
-    ) -> None:
-        self._app, self._hosts = app, frozenset(host.lower() for host in hosts)
-        self._tokens = [token.encode() for token in tokens]
-        self._open = (*OPEN_PATHS, *own_paths)
-        self._keys = keys
+    def __init__(self, tokens: Sequence[str], keys: KeyRing | None = None, owner: str = "") -> None:
+        self._asks, self._keys = bool(tokens), keys
+        self._tokens = [token.encode() for token in (*tokens, owner) if token]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request through, or answer 400 or 401."""
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            if self._hosts and _host(headers.get("host", "")) not in self._hosts:
-                response = JSONResponse({"detail": "host: not a name of this server"}, 400)
-                return await response(scope, receive, send)
-            response = self._refusal(scope, headers)
-            if response is not None:
-                return await response(scope, receive, send)
-        return await self._app(scope, receive, send)
+    def admit(self, presented: str, *, sends: bool = True) -> ApiKey | None:
+        """The API key that was presented; None for a token, or when nothing is asked for.
 
-    def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
-        if scope["path"] in self._open or not (self._tokens or (self._keys is not None and self._keys.asked_for)):
+        Raises HttpError: 401 without a credential that holds here, 429 beyond a key's rate. Compares in fixed time.
+        """
+        if not (self._asks or (self._keys is not None and self._keys.asked_for)):
             return None
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        presented = given.strip().encode("latin-1")  # a header's bytes, as they came
-        fits = [hmac.compare_digest(presented, token) for token in self._tokens]
-        if scheme.lower() == "bearer" and any(fits):
+        secret = presented.encode("latin-1")  # a header's bytes, as they came
+        fits = [hmac.compare_digest(secret, token) for token in self._tokens]  # every one, whichever fits
+        if any(fits):
             return None
-        key = self._keys.key(given.strip()) if self._keys is not None and scheme.lower() == "bearer" else None
-        if self._keys is None or key is None or not scope["path"].startswith(INGEST):
-            detail = {"detail": "authorization: a bearer token is needed"}
-            return JSONResponse(detail, 401, {"www-authenticate": "Bearer"})
+        key = self._keys.key(presented) if self._keys is not None else None
+        if self._keys is None or key is None or not sends:
+            raise HttpError(401, "authorization: a bearer token is needed")
         wait = self._keys.wait(key)
         if wait > 0:
-            after = {"retry-after": str(max(1, math.ceil(wait)))}
-            return JSONResponse({"detail": f"the API key may send {key.rate:g} requests a second"}, 429, after)
-        scope["driftwheel.key"] = key
-        return None
+            raise HttpError(429, f"the API key may send {key.rate:g} requests a second", wait)
+        return key
 
 
-def _host(header: str) -> str:
+def bearer(header: str) -> str:
+    """The credential in an Authorization header; '' for none."""
+    scheme, _, given = header.partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else ""
+
+
+def _presented(header: str, path: str) -> str:
+    """The credential of a request: a bearer's, or on Langfuse's paths also the password; '' for none."""
+    scheme, _, given = header.partition(" ")
+    if scheme.lower() != "basic" or not path.startswith(LANGFUSE):
+        return bearer(header)
+    try:
+        return base64.b64decode(given.strip(), validate=True).decode("latin-1").partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""
+
+
+class Guard:
+    """ASGI middleware: the Host header must be one of ours (DNS rebinding), and ``access`` must let the request in.
+
+    Health paths and ``own_paths`` need no token. ``hosts`` empty: any host. An API key is good below ``INGEST`` alone.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str], access: Access, own_paths: Sequence[str] = ()) -> None:
+        self._app, self._hosts = app, frozenset(host.lower() for host in hosts)
+        self._access, self._open = access, (*OPEN_PATHS, *own_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request through, or answer 400, 401 or 429."""
+        if scope["type"] == "http":
+            try:
+                self._check(scope, Headers(scope=scope))
+            except HttpError as error:
+                return await _refusal(error)(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        if self._hosts and host_of(headers.get("host", "")) not in self._hosts:
+            raise HttpError(400, "host: not a name of this server")
+        if not is_below(scope["path"], self._open):
+            sends, given = scope["path"].startswith(INGEST), _presented(headers.get("authorization", ""), scope["path"])
+            scope["driftwheel.key"] = self._access.admit(given, sends=sends)
+
+
+def is_below(path: str, paths: Collection[str]) -> bool:
+    """Whether a path is one of ``paths``; one that ends with a slash stands for all below it."""
+    return path in paths or path.startswith(tuple(one for one in paths if one.endswith("/")))
+
+
+def _refusal(error: HttpError) -> JSONResponse:
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    return JSONResponse({"detail": error.message}, error.status, headers)
+
+
+def host_of(header: str) -> str:
+    """The name in a Host header, without its port."""
     if header.startswith("["):
         return header[1:].partition("]")[0].lower()
     return header.rpartition(":")[0].lower() if ":" in header else header.lower()

@@ -1,6 +1,6 @@
-"""OTLP/HTTP 1.x: ``POST /v1/traces`` in protobuf or JSON, gzip or plain, appended to the raw topic unchanged.
+"""OTLP/HTTP 1.x: ``POST /v1/traces`` and ``/v1/logs`` in protobuf or JSON, gzip or plain, appended raw and unchanged.
 
-A 2xx is sent only when the log has the request. Spans with malformed ids are rejected one by one (partial success);
+A 2xx is sent only when the log has the request. Records with malformed ids are rejected one by one (partial success);
 everything that cannot be read at all gets a 4xx with a ``google.rpc.Status`` that names the field. Under pressure:
 503 with Retry-After, and nothing was taken (OpenTelemetry protocol specification, "OTLP/HTTP").
 """
@@ -13,18 +13,19 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from anyio import to_thread
 from google.protobuf import json_format
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -32,7 +33,8 @@ from connectors.http import HttpError, check_agents, json_of, media_type, read_b
 from connectors.log import Entry, Log, entry_of
 from schemas.errors import Invalid, Reject
 from schemas.events import LedgerEntry, identity
-from schemas.topics import OTLP_SPANS
+from schemas.tenants import plain_agent
+from schemas.topics import OTLP_LOGS, OTLP_SPANS, Topic
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 AGENT_NAMES = ("driftwheel.agent", "gen_ai.agent.name", "service.name")
@@ -46,28 +48,129 @@ RPC_CODES = {413: 8, 503: 14}
 """google.rpc.Code by HTTP status: RESOURCE_EXHAUSTED, UNAVAILABLE; else INVALID_ARGUMENT, 3."""
 
 
-def accept_traces(
-    body: bytes,
-    content_type: str,
-    tenant: str,
-    now: datetime,
-    log: Log,
-    check: Callable[[Iterable[str]], None] = lambda _: None,
-) -> tuple[int, str]:
-    """Append one export request; returns (rejected spans, why the first was). Raises Invalid or Reject.
+def _said_nothing(_: Iterable[str]) -> None:
+    """Every agent may be named."""
 
-    ``check`` is told of every agent that the request names, and may refuse.
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One kind of OTLP request: where it goes, and what its parts are called.
+
+    ``outer``, ``middle`` and ``inner``: its repeated fields, from resources to records. ``rejected``: the field of
+    ``response.partial_success`` that counts. ``problem`` says what is wrong with a record, or nothing. ``source``:
+    what the ledger calls it.
     """
-    request = request_from_json(body) if content_type == JSON else _from_protobuf(body)
-    check(_agents(request))
-    spans, rejected, why = _check(request)
-    if spans:
-        value = request.SerializeToString() if rejected or content_type == JSON else body
-        agent = _agent(request)
-        headers = {"tenant": tenant, "agent": agent, "ledger": "gateway"}
-        raw = Entry(OTLP_SPANS.name, f"{tenant}/{agent}", value, now, headers)
-        log.append([raw, accepted(body, "traces", spans, tenant, agent, now)])
-    return rejected, _as_in_json(why) if content_type == JSON else why
+
+    source: str
+    topic: Topic
+    request: type[Message]
+    response: type[Message]
+    outer: str
+    middle: str
+    inner: str
+    rejected: str
+    problem: Callable[[Any], str]
+
+    def accept(
+        self,
+        body: bytes,
+        content_type: str,
+        tenant: str,
+        now: datetime,
+        log: Log,
+        check: Callable[[Iterable[str]], None] = _said_nothing,
+    ) -> tuple[int, str]:
+        """Append one export request; returns (rejected records, why the first was). Raises Invalid or Reject.
+
+        ``check`` is told of every agent that the request names, and may refuse.
+        """
+        request = self.from_json(body) if content_type == JSON else self._from_protobuf(body)
+        check(self._agents(request))
+        good, rejected, why = self.drop_malformed(request)
+        if good:
+            value = request.SerializeToString() if rejected or content_type == JSON else body
+            agent = plain_agent(self._agent(request))
+            headers = {"tenant": tenant, "agent": agent, "ledger": "gateway"}
+            raw = Entry(self.topic.name, f"{tenant}/{agent}", value, now, headers)
+            log.append([raw, accepted(body, self.source, good, tenant, agent, now)])
+        return rejected, as_in_json(why) if content_type == JSON else why
+
+    def answer(self, rejected: int, why: str) -> Any:
+        """The response: empty, or with the records that were rejected and why the first was."""
+        response: Any = self.response()
+        if rejected:
+            setattr(response.partial_success, self.rejected, rejected)
+            response.partial_success.error_message = why
+        return response
+
+    def _from_protobuf(self, body: bytes) -> Any:
+        try:
+            return self.request.FromString(body)
+        except (DecodeError, RecursionError) as error:
+            name = self.request.DESCRIPTOR.name
+            raise Invalid("not_otlp", f"body: not a whole {name} in protobuf; was it cut?") from error
+
+    def from_json(self, body: bytes) -> Any:
+        """A request from OTLP/JSON, where ids are hexadecimal. Raises Invalid naming the field.
+
+        An id that is not hexadecimal becomes one that no record may have, so that it costs its record and no other.
+        """
+        document = json_of(body)
+        if not isinstance(document, dict):
+            raise Invalid("not_otlp", f"body: expected a JSON object with {_camel(self.outer)}")
+        return self.from_document(document)
+
+    def from_document(self, document: dict[str, Any]) -> Any:
+        """The same, from the JSON object that was read; its ids are rewritten in place."""
+        for record in self._json_records(document):
+            record.update({name: _base64_id(record[name]) for name in ID_FIELDS if name in record})
+        try:
+            return json_format.ParseDict(document, self.request(), ignore_unknown_fields=True)
+        except (json_format.ParseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise Invalid("not_otlp", f"{_field_of(str(error))}: not OTLP/JSON") from error
+
+    def _json_records(self, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Whatever has ids: records, and the links of spans."""
+        for resource in _objects(document, _camel(self.outer)):
+            for scope in _objects(resource, _camel(self.middle)):
+                for record in _objects(scope, _camel(self.inner)):
+                    yield record
+                    yield from _objects(record, "links")
+
+    def drop_malformed(self, request: Any) -> tuple[int, int, str]:
+        """Drops records with malformed ids from the request; returns (good, dropped, why the first was)."""
+        good, dropped, why = 0, 0, ""
+        for r, resource in enumerate(getattr(request, self.outer)):
+            for s, scope in enumerate(getattr(resource, self.middle)):
+                records = getattr(scope, self.inner)
+                total = len(records)
+                n, wrong = next(((n, p) for n, one in enumerate(records) if (p := self.problem(one))), (0, ""))
+                if wrong:
+                    why = why or f"{self.outer}[{r}].{self.middle}[{s}].{self.inner}[{n}].{wrong}"
+                    kept = [one for one in records if not self.problem(one)]
+                    del records[:]
+                    records.extend(kept)
+                good += len(records)
+                dropped += total - len(records)
+        return good, dropped, why
+
+    def _agents(self, request: Any) -> Iterator[str]:
+        """Every agent that a request names; ``service.name`` counts where nothing else names one."""
+        for resource in getattr(request, self.outer):
+            told = {a.key: a.value.string_value for a in resource.resource.attributes if a.key in (*NAMING, SERVICE)}
+            named = [told[name] for name in NAMING if told.get(name)]
+            for scope in getattr(resource, self.middle):
+                for record in getattr(scope, self.inner):
+                    own = [a.value.string_value for a in record.attributes if a.key in NAMING and a.value.string_value]
+                    yield from own or named or [told.get(SERVICE, "unknown")]
+
+    def _agent(self, request: Any) -> str:
+        for resource in getattr(request, self.outer):
+            found = {a.key: a.value.string_value for a in resource.resource.attributes if a.key in AGENT_NAMES}
+            for name in AGENT_NAMES:
+                if found.get(name):
+                    return found[name][:100]
+        return "unknown"
 
 
 def accepted(body: bytes, source: str, count: int, tenant: str, agent: str, now: datetime) -> Entry:
@@ -80,29 +183,6 @@ def accepted(body: bytes, source: str, count: int, tenant: str, agent: str, now:
     return entry_of(record, now)
 
 
-def _from_protobuf(body: bytes) -> ExportTraceServiceRequest:
-    try:
-        return ExportTraceServiceRequest.FromString(body)
-    except (DecodeError, RecursionError) as error:
-        raise Invalid("not_otlp", "body: not a whole ExportTraceServiceRequest in protobuf; was it cut?") from error
-
-
-def request_from_json(body: bytes) -> ExportTraceServiceRequest:
-    """An export request from OTLP/JSON, where ids are hexadecimal. Raises Invalid naming the field.
-
-    An id that is not hexadecimal becomes one that no span may have, so that it costs its span and no other.
-    """
-    document = json_of(body)
-    if not isinstance(document, dict):
-        raise Invalid("not_otlp", "body: expected a JSON object with resourceSpans")
-    for span in _json_spans(document):
-        span.update({name: _base64_id(span[name]) for name in ID_FIELDS if name in span})
-    try:
-        return json_format.ParseDict(document, ExportTraceServiceRequest(), ignore_unknown_fields=True)
-    except (json_format.ParseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise Invalid("not_otlp", f"{_field_of(str(error))}: not OTLP/JSON") from error
-
-
 def _field_of(problem: str) -> str:
     """The field that a parse error is about: schema names only, the rest of its text may quote the request.
 
@@ -111,14 +191,6 @@ def _field_of(problem: str) -> str:
     """
     named = re.match(r"(?:Failed to parse \w+ field: )*", problem)
     return ".".join(re.findall(r"parse (\w+) field", named[0])[:8]) if named and named[0] else "body"
-
-
-def _json_spans(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for resource in _objects(document, "resourceSpans"):
-        for scope in _objects(resource, "scopeSpans"):
-            for span in _objects(scope, "spans"):
-                yield span
-                yield from _objects(span, "links")
 
 
 def _objects(parent: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -133,24 +205,7 @@ def _base64_id(value: Any) -> str:
         return NO_ID
 
 
-def _check(request: ExportTraceServiceRequest) -> tuple[int, int, str]:
-    """Drops spans with malformed ids from the request; returns (good, dropped, why the first was)."""
-    good, dropped, why = 0, 0, ""
-    for r, resource in enumerate(request.resource_spans):
-        for s, scope in enumerate(resource.scope_spans):
-            total = len(scope.spans)
-            n, problem = next(((n, p) for n, span in enumerate(scope.spans) if (p := _problem(span))), (0, ""))
-            if problem:
-                why = why or f"resource_spans[{r}].scope_spans[{s}].spans[{n}].{problem}"
-                kept = [span for span in scope.spans if not _problem(span)]
-                del scope.spans[:]
-                scope.spans.extend(kept)
-            good += len(scope.spans)
-            dropped += total - len(scope.spans)
-    return good, dropped, why
-
-
-def _problem(span: Span) -> str:
+def _span_problem(span: Any) -> str:
     if len(span.trace_id) != 16 or not any(span.trace_id):
         return "trace_id: must be 16 bytes (32 hexadecimal digits), not all zero"
     if len(span.span_id) != 8 or not any(span.span_id):
@@ -160,41 +215,44 @@ def _problem(span: Span) -> str:
     return ""
 
 
-def _as_in_json(why: str) -> str:
+def _log_problem(record: Any) -> str:
+    if len(record.trace_id) not in (0, 16):
+        return "trace_id: must be 16 bytes (32 hexadecimal digits) or none"
+    if len(record.span_id) not in (0, 8):
+        return "span_id: must be 8 bytes (16 hexadecimal digits) or none"
+    return ""
+
+
+TRACES = Export(
+    "traces", OTLP_SPANS, ExportTraceServiceRequest, ExportTraceServiceResponse,
+    "resource_spans", "scope_spans", "spans", "rejected_spans", _span_problem,
+)  # fmt: skip
+LOGS = Export(
+    "logs", OTLP_LOGS, ExportLogsServiceRequest, ExportLogsServiceResponse,
+    "resource_logs", "scope_logs", "log_records", "rejected_log_records", _log_problem,
+)  # fmt: skip
+accept_traces, accept_logs = TRACES.accept, LOGS.accept
+
+
+def as_in_json(why: str) -> str:
     """The same place in the names of JSON.
 
-    >>> _as_in_json("resource_spans[0].scope_spans[1].spans[2].trace_id: must be ...")
+    >>> as_in_json("resource_spans[0].scope_spans[1].spans[2].trace_id: must be ...")
     'resourceSpans[0].scopeSpans[1].spans[2].traceId: must be ...'
     """
     place, colon, rest = why.partition(":")
-    return re.sub("_([a-z])", lambda found: found[1].upper(), place) + colon + rest
+    return _camel(place) + colon + rest
 
 
-def _agents(request: ExportTraceServiceRequest) -> Iterator[str]:
-    """Every agent that a request names; ``service.name`` counts where nothing else names one."""
-    for resource in request.resource_spans:
-        told = {a.key: a.value.string_value for a in resource.resource.attributes if a.key in (*NAMING, SERVICE)}
-        named = [told[name] for name in NAMING if told.get(name)]
-        for scope in resource.scope_spans:
-            for span in scope.spans:
-                own = [a.value.string_value for a in span.attributes if a.key in NAMING and a.value.string_value]
-                yield from own or named or [told.get(SERVICE, "unknown")]
+def _camel(name: str) -> str:
+    return re.sub("_([a-z])", lambda found: found[1].upper(), name)
 
 
-def _agent(request: ExportTraceServiceRequest) -> str:
-    for resource in request.resource_spans:
-        found = {a.key: a.value.string_value for a in resource.resource.attributes if a.key in AGENT_NAMES}
-        for name in AGENT_NAMES:
-            if found.get(name):
-                return found[name][:100]
-    return "unknown"
+class OtlpEndpoint:
+    """The handler of ``POST /v1/traces`` (``TRACES``) or ``/v1/logs`` (``LOGS``)."""
 
-
-class TracesEndpoint:
-    """The handler of ``POST /v1/traces``."""
-
-    def __init__(self, log: Log, clock: Callable[[], datetime], max_body: int) -> None:
-        self._log, self._clock, self._max_body = log, clock, max_body
+    def __init__(self, export: Export, log: Log, clock: Callable[[], datetime], max_body: int) -> None:
+        self._export, self._log, self._clock, self._max_body = export, log, clock, max_body
 
     async def __call__(self, request: Request) -> Response:
         """Answer in the request's own encoding."""
@@ -204,14 +262,14 @@ class TracesEndpoint:
             tenant = tenant_of(request)
             body = await read_body(request, self._max_body)
             check, now = partial(check_agents, request), self._clock()
-            rejected, why = await to_thread.run_sync(accept_traces, body, kind, tenant, now, self._log, check)
+            rejected, why = await to_thread.run_sync(self._export.accept, body, kind, tenant, now, self._log, check)
         except HttpError as error:
             return _status(error.status, error.message, kind)
         except Invalid as error:
             return _status(400, error.detail, kind)
         except Reject as error:
             return _status(503, str(error), kind, retry_after(error))
-        return _success(rejected, why, kind)
+        return _success(self._export, rejected, why, kind)
 
 
 def _check_kind(kind: str) -> None:
@@ -219,11 +277,8 @@ def _check_kind(kind: str) -> None:
         raise HttpError(415, f"content-type: {kind[:60]!r} is not supported; send {PROTOBUF} or {JSON}")
 
 
-def _success(rejected: int, why: str, kind: str) -> Response:
-    response = ExportTraceServiceResponse()
-    if rejected:
-        response.partial_success.rejected_spans = rejected
-        response.partial_success.error_message = why
+def _success(export: Export, rejected: int, why: str, kind: str) -> Response:
+    response = export.answer(rejected, why)
     if kind == JSON:
         return Response(json_format.MessageToJson(response, indent=None), media_type=JSON)
     return Response(response.SerializeToString(), media_type=PROTOBUF)

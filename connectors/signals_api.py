@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -23,6 +23,7 @@ from connectors.log import Entry, Log, entry_of
 from connectors.otlp import JSON, accepted
 from schemas.errors import Invalid, Reject
 from schemas.events import RawSignal, SignalName, identity
+from schemas.tenants import plain_agent
 
 MAX_ITEMS = 1000
 MAX_ERRORS = 20
@@ -48,16 +49,23 @@ class Consent(BaseModel):
 
     store: bool = True
     train: bool = True
+    evaluate: bool = True
 
 
-class SignalBody(BaseModel):
+class Item(BaseModel):
+    """What every item has: whose agent it is about, and when it was said, if that is known."""
+
+    agent: Id
+    time: Time | None = None
+
+
+class SignalBody(Item):
     """One piece of feedback about a turn, a trace or a whole session. Unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     id: Id | None = None
     name: SignalName
-    agent: Id
     session_id: Id | None = None
     turn_id: Id | None = None
     trace_id: Id | None = None
@@ -67,7 +75,6 @@ class SignalBody(BaseModel):
     text_before: Text = ""
     source: Id = "user"
     user_id: Id | None = None
-    time: Time | None = None
     attributes: dict[Id, Text] = Field(default_factory=dict, max_length=50)
     consent: Consent = Consent()
 
@@ -80,20 +87,18 @@ class SignalBody(BaseModel):
         return self
 
 
-class LabelBody(BaseModel):
+class LabelBody(Item):
     """A verdict on a sample: the answer that would have been right."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     name: Literal["label"] = "label"
-    agent: Id
     sample_id: Id
     turn_id: Id | None = None
     value: Annotated[str, Field(min_length=1, max_length=10_000)]
     rater: Id
     rubric_version: Id = "1"
     user_id: Id | None = None
-    time: Time | None = None
 
 
 Body = SignalBody | LabelBody
@@ -113,7 +118,7 @@ def parse(data: bytes, model: type[SignalBody] | type[LabelBody], key: str) -> l
         try:
             bodies.append(model.model_validate(item))
         except ValidationError as error:
-            errors += [_describe(index, found) for found in error.errors(include_url=False, include_input=False)]
+            errors += [describe(index, found) for found in error.errors(include_url=False, include_input=False)]
     if errors:
         raise ItemErrors(errors)
     return bodies
@@ -127,7 +132,7 @@ class ItemErrors(Exception):
         self.errors = errors[:MAX_ERRORS]
 
 
-def _describe(index: int, found: Any) -> dict[str, Any]:
+def describe(index: int, found: Any) -> dict[str, Any]:
     """What is wrong where. A name that the sender made up is quoted only when it cannot be a person's text."""
     field = ".".join(p if PLAIN_NAME.fullmatch(p := str(part)) else "(name)" for part in found["loc"])
     message = found["msg"].removeprefix("Value error, ")
@@ -136,7 +141,7 @@ def _describe(index: int, found: Any) -> dict[str, Any]:
     return {"index": index, "field": field or "(item)", "message": message}
 
 
-def append_bodies(bodies: list[Body], data: bytes, tenant: str, now: datetime, log: Log) -> None:
+def append_bodies(bodies: Sequence[Item], data: bytes, tenant: str, now: datetime, log: Log) -> None:
     """Append items and their ledger entry at once."""
     entries: list[Entry] = []
     digest = hashlib.sha256(data).hexdigest()
@@ -145,18 +150,19 @@ def append_bodies(bodies: list[Body], data: bytes, tenant: str, now: datetime, l
         record = RawSignal(
             event_id=identity("raw", tenant, digest, str(index), now.isoformat()),
             tenant=tenant,
-            agent=body.agent,
+            agent=plain_agent(body.agent),
             event_time=body.time or now,
             payload=payload,
         )
         entry = entry_of(record, now)
-        headers = {"tenant": tenant, "agent": body.agent, "ledger": "gateway"}
+        headers = {"tenant": tenant, "agent": record.agent, "ledger": "gateway"}
         entries.append(Entry(entry.topic, entry.key, entry.value, now, headers))
-    entries.append(accepted(data, "signals", len(bodies), tenant, bodies[0].agent, now))
+    entries.append(accepted(data, "signals", len(bodies), tenant, plain_agent(bodies[0].agent), now))
     log.append(entries)
 
 
-def _check_kind(request: Request) -> None:
+def check_kind(request: Request) -> None:
+    """Raises HttpError 415 for anything but JSON."""
     if media_type(request) != JSON:
         raise HttpError(415, f"content-type: send {JSON}")
 
@@ -177,7 +183,7 @@ class FeedbackEndpoint:
     async def __call__(self, request: Request) -> Response:
         """202 with the count, or what is wrong."""
         try:
-            _check_kind(request)
+            check_kind(request)
             tenant = tenant_of(request)
             data = await read_body(request, self._max_body)
             count = await to_thread.run_sync(self._take, data, tenant, partial(check_agents, request))

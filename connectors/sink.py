@@ -1,12 +1,25 @@
-"""The Sink contract: where records leave the log, with its twin in memory."""
+"""The Sink contract: where records leave the log, with its twin in memory; and what no sink may be given."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from schemas.events import Record
+from schemas.errors import Invalid
+from schemas.events import Clean, RawSignal, Record
 from schemas.topics import TOPICS, Topic
+
+
+def check_clean(record: Record) -> None:
+    """Raises Invalid for a record of the raw zone, and for text without a whole redaction envelope.
+
+    Engines ask it before any sink, whatever the sink does; the store asks it again.
+    """
+    kind = type(record).__name__
+    if isinstance(record, RawSignal):
+        raise Invalid("not_clean", f"{kind} {record.event_id} belongs to the raw zone: it is never stored")
+    if isinstance(record, Clean) and not (record.redaction.policy_version and record.redaction.detector):
+        raise Invalid("no_redaction", f"{kind} {record.event_id} carries no redaction envelope")
 
 
 class Sink(Protocol):
@@ -37,6 +50,7 @@ class MemorySink:
         self.records: dict[tuple[str, str], Record] = {}
 
     def write(self, records: Sequence[Record]) -> None:
-        """See Sink."""
+        """See Sink. Raises Invalid for what is not clean."""
         for record in records:
+            check_clean(record)
             self.records[type(record).__name__, record.event_id] = record

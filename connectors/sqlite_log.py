@@ -387,11 +387,11 @@ class SqliteLog:
                 times += [row[3] for row in connection.execute(*_from(number, at, 1)).fetchall()]
         return EPOCH + min(times) * MICROSECOND if times else None
 
-    def scan(self, topic: Topic) -> list[Stored]:
-        """Every entry of a topic that is still there."""
+    def scan(self, topic: Topic, first: int = 0) -> list[Stored]:
+        """Every entry of a topic that is still there, from an offset on."""
         number = self.number(topic.name)
         with self._reading() as connection:
-            return [self._stored(number, row) for row in connection.execute(*_from(number, 0)).fetchall()]
+            return [self._stored(number, row) for row in connection.execute(*_from(number, first)).fetchall()]
 
     def at(self, topic: Topic, offset: int) -> Stored | None:
         """One entry; None when it is not there, or not any more."""
@@ -406,6 +406,11 @@ class SqliteLog:
         with self._reading() as connection:
             rows = connection.execute(query, (stage, key)).fetchall()
         return rows[0][0] if rows else None
+
+    def states(self, stage: str) -> list[tuple[str, str]]:
+        """Every key of a stage with its state."""
+        with self._reading() as connection:
+            return connection.execute("SELECT key, value FROM state WHERE stage = ? ORDER BY key", (stage,)).fetchall()
 
     def due_keys(self, stage: str, now: datetime, limit: int = TICKS) -> list[str]:
         """Keys of a stage whose timer ran out at ``now``, earliest first."""
@@ -469,11 +474,28 @@ class SqliteLog:
         ).fetchall()
         return rows[0][0] - number * SPAN if rows else self._nexts[number]
 
+    def read_by_all(self, topic: Topic) -> int:
+        """The offset below which every consumer has read a topic."""
+        with self.transaction():
+            return self._read_by_all(self.number(topic.name))
+
     def drop_consumed(self, topic: Topic) -> int:
         """Drop every entry of a topic that all its consumers have read; returns how many."""
         number = self.number(topic.name)
         with self.transaction() as transaction:
             return transaction.delete(number, self._read_by_all(number))
+
+    @contextmanager
+    def shredding(self) -> Generator[None]:
+        """What is deleted or replaced inside is overwritten on disk, and in no journal afterwards."""
+        with self._lock:
+            self._writer.execute("PRAGMA secure_delete = ON")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._writer.execute("PRAGMA secure_delete = OFF")
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def delete(self, topic: Topic, offsets: Iterable[int]) -> None:
         """Remove single entries (erasure); offsets of the others stay."""

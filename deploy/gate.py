@@ -1,6 +1,7 @@
 """The gate: may a candidate go on, judged on rows that neither it nor the incumbent learnt from.
 
-Four questions, all of which must be answered yes:
+Rows whose answer only a judging model gave count when that judge has the right to gate (``processors.agreement``);
+those of any other judge are left out, and it is said why. Then four questions, all of which must be answered yes:
 
 1. Are there enough rows? Too few refuse.
 2. Is it better on the labelled rows? Exact McNemar test, one-sided: among rows that exactly one of the two got
@@ -16,10 +17,13 @@ by question 3 in less than 1 of 10, one that is 20 points worse on the golden ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scipy.stats import binomtest
+
+from processors.agreement import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,16 @@ class GateSettings:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """One row answered by both; ``golden`` rows guard what used to work, the others show what must improve."""
+    """One row answered by both; ``golden`` rows guard what used to work, the others show what must improve.
+
+    ``judge``: the id of the judge that alone said what was expected; '' for people.
+    """
 
     expected: str
     candidate: str
     incumbent: str
     golden: bool = False
+    judge: str = ""
 
     @property
     def won(self) -> bool:
@@ -81,9 +89,13 @@ def p_better(better: int, worse: int) -> float:
     return float(binomtest(better, total, 0.5, alternative="greater").pvalue) if total else 1.0
 
 
-def judge(rows: Sequence[Paired], settings: GateSettings | None = None) -> Verdict:
-    """Pass or refuse. Deterministic; the order of rows does not matter."""
+def judge(
+    every: Sequence[Paired], settings: GateSettings | None = None, standings: Mapping[str, Standing] | None = None
+) -> Verdict:
+    """Pass or refuse. Deterministic; the order of rows does not matter. ``standings``: how judges stand, by id."""
     chosen = settings or GateSettings()
+    without_right = _without_right(every, standings or {})
+    rows = [row for row in every if row.judge not in without_right]
     fresh, golden = [row for row in rows if not row.golden], [row for row in rows if row.golden]
     wins, losses, _ = _tally(fresh)
     p_value = p_better(wins, losses)
@@ -104,9 +116,21 @@ def judge(rows: Sequence[Paired], settings: GateSettings | None = None) -> Verdi
         losses=losses,
         p_value=p_value,
         passed=not refusals,
-        reasons=refusals or [good],
+        reasons=[*(refusals or [good]), *without_right.values()],
         slices=_shown(rows, golden, chosen),
     )
+
+
+def _without_right(rows: Sequence[Paired], standings: Mapping[str, Standing]) -> dict[str, str]:
+    """Judges of rows that may not gate, each with a sentence that says so."""
+    counts = Counter(row.judge for row in rows if row.judge)
+    told: dict[str, str] = {}
+    for judge_id, count in sorted(counts.items()):
+        found = standings.get(judge_id)
+        if found is None or not found.may_gate:
+            why = "; ".join(found.reasons) if found else "nobody has compared it with people"
+            told[judge_id] = f"{count} rows were left out: the judge {judge_id} has no right to gate: {why}"
+    return told
 
 
 def _too_few(fresh: Sequence[Paired], golden: Sequence[Paired], settings: GateSettings) -> Iterator[str]:

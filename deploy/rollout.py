@@ -23,6 +23,7 @@ from processors.moments import micros, moment
 from processors.stage import Event, Stage
 from processors.state import KeyState
 from schemas.events import Deployment, Job, Label, Outcome, Record, ReleaseState, Signal, identity
+from schemas.subjects import Subject
 from schemas.topics import DEPLOYMENTS, JOBS, LABELS, OUTCOMES, SIGNALS
 
 _WEIGHTS = {"shadow": 0.0, "live": 1.0, "rolled_back": 0.0, "stopped": 0.0}
@@ -128,6 +129,15 @@ class Rollout(Stage):
             _close(data, state)
         if data["waiting"]:
             yield from self._begin(data, now, state)
+
+    def erase(self, name: str, state: KeyState, about: Subject) -> Iterable[Record]:
+        """See Stage: their shadow pairs go, and what is known of their turns; what was counted stays."""
+        yield from super().erase(name, state, about)
+        shadowed = _opened(state)["release"].get("shadow") or {}
+        for part in ("open", "facts"):
+            held = shadowed.get(part, {})
+            for place in [place for place in held if about.has_turn(place)]:
+                del held[place]
 
     def _enter(
         self,

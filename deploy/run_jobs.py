@@ -15,14 +15,14 @@ from typing import Any
 
 from connectors.nemo.port import NemoPort, RemoteStatus, Training
 from deploy.dataset import (
+    FILES,
     TEST,
-    TRAIN,
-    VALIDATION,
     Dataset,
     DatasetSettings,
     Library,
     Replay,
     freeze,
+    judges_of,
     replay_of,
     slices_of,
 )
@@ -134,7 +134,7 @@ class RunJobs(Stage):
 
     def _replay(self, incumbent: str) -> Replay:
         name = dataset_of(incumbent)
-        files = {path: self._port.download(name, path) for path in (TRAIN, VALIDATION, TEST)} if name else {}
+        files = {path: self._port.download(name, path) for path in FILES} if name else {}
         return replay_of(files)
 
     def _train(self, data: dict[str, Any], job: dict[str, Any], state: KeyState, now: datetime) -> Iterator[Record]:
@@ -211,7 +211,9 @@ class RunJobs(Stage):
         yield from self._judge(job, now)
 
     def _judge(self, job: dict[str, Any], now: datetime) -> Iterator[Record]:
-        verdict = judge(self._paired(job), self._settings.gate)
+        rows = self._paired(job)
+        standings = self._library.standings(job["tenant"]) if any(row.judge for row in rows) else {}
+        verdict = judge(rows, self._settings.gate, standings)
         yield Evaluation(
             event_id=identity("evaluation", job["job_id"]),
             tenant=job["tenant"],
@@ -235,13 +237,14 @@ class RunJobs(Stage):
 
     def _paired(self, job: dict[str, Any]) -> list[Paired]:
         ours, theirs = (self._port.evaluation_rows(job["evaluations"][role]) for role in ("candidate", "incumbent"))
-        golden = slices_of(self._port.download(_stored(job), TEST))
+        test = self._port.download(_stored(job), TEST)
+        golden, judges = slices_of(test), judges_of(test)
         if not len(ours) == len(theirs) == len(golden):
             found = f"{len(ours)} of the candidate, {len(theirs)} of the incumbent, {len(golden)} in the dataset"
             raise Refused(f"the evaluations do not cover the same rows: {found}")
         return [
-            Paired(one.expected, one.answer, two.answer, held)
-            for one, two, held in zip(ours, theirs, golden, strict=True)
+            Paired(one.expected, one.answer, two.answer, held, by)
+            for one, two, held, by in zip(ours, theirs, golden, judges, strict=True)
         ]
 
 

@@ -1,4 +1,4 @@
-"""The owner's API beside the gateway: queries, the ledger, the label queue, dead letters, erasure, metrics.
+"""The owner's API beside the gateway: queries, ledger, label queue, dead letters, quarantine, erasures, metrics.
 
 All but ``/metrics`` take the folder owner's token (``Authorization: Bearer ...``), which the command line reads from
 the data folder.
@@ -18,11 +18,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from driftwheel import vault as vaults
+from driftwheel.erasing import Erasing
 from driftwheel.letters import Letters, filter_of
 from schemas.errors import DriftwheelError, UsageError
 
 QUEUE_LIMIT = 200
+ERASURES = "/v1/erasures"
 LETTER_PATHS = tuple(f"/v1/deadletters/{verb}" for verb in ("find", "counts", "show", "plan", "replay"))
+VAULT_PATHS = tuple(f"/v1/quarantine/{verb}" for verb in vaults.VERBS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +52,19 @@ class Desk(Protocol):
         """Samples that wait for a label."""
         ...
 
-    def erase(self, tenant: str, user_id: str) -> dict[str, Any]:
-        """Remove a subject's data everywhere."""
+    @property
+    def erasing(self) -> Erasing:
+        """The erasures."""
         ...
 
     @property
     def letters(self) -> Letters:
         """The dead letters."""
+        ...
+
+    @property
+    def vault(self) -> vaults.Vault:
+        """The sealed payloads."""
         ...
 
 
@@ -79,12 +89,12 @@ class _Api:
     def __init__(self, desk: Desk, token: str, metrics: Callable[[], str]) -> None:
         self._desk, self._token, self._metrics = desk, token.encode(), metrics
 
-    async def _answer(self, request: Request, call: Callable[[], Any]) -> Response:
+    async def _answer(self, request: Request, call: Callable[[], Any], status: int = 200) -> Response:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(), self._token):
             return JSONResponse({"detail": "the folder owner's token is needed"}, 401)
         try:
-            return JSONResponse(await to_thread.run_sync(call))
+            return JSONResponse(await to_thread.run_sync(call), status)
         except UsageError as error:
             return JSONResponse({"detail": str(error)}, 422)
         except DriftwheelError as error:
@@ -106,11 +116,23 @@ class _Api:
     async def ledger(self, request: Request) -> Response:
         return await self._answer(request, lambda: _json(self._desk.ledger()))
 
-    async def erase(self, request: Request) -> Response:
+    async def request_erasure(self, request: Request) -> Response:
         fields = await self._fields(request, "tenant", "user_id")
         if fields is None:
             return JSONResponse({"detail": 'body: expected {"tenant": ..., "user_id": ...}'}, 400)
-        return await self._answer(request, lambda: self._desk.erase(fields["tenant"], fields["user_id"]))
+        who, erasing = (fields["tenant"], fields["user_id"]), self._desk.erasing
+        if request.query_params.get("dry_run") in ("1", "true"):
+            return await self._answer(request, lambda: plain(erasing.plan(*who)))
+        return await self._answer(request, lambda: plain(erasing.request(*who, "API")), 202)
+
+    async def erasures(self, request: Request) -> Response:
+        asked = request.query_params
+        wanted = (asked.get("tenant", ""), asked.get("state", ""))
+        return await self._answer(request, lambda: {"erasures": plain(self._desk.erasing.find(*wanted))})
+
+    async def erasure(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        return await self._answer(request, lambda: plain(self._desk.erasing.show(name)))
 
     async def queue(self, request: Request) -> Response:
         limit = request.query_params.get("limit", "50")
@@ -138,6 +160,14 @@ class _Api:
             return letters.show(ids[0] if ids else "")
         return letters.plan(ids, chosen, again) if verb == "plan" else letters.replay(ids, again)
 
+    async def quarantine(self, request: Request) -> Response:
+        verb = request.url.path.rpartition("/")[2]
+        try:
+            body = dict(await request.json())
+        except (ValueError, TypeError):
+            return JSONResponse({"detail": 'body: expected {"names": [...], "filter": {...}, "who": ...}'}, 400)
+        return await self._answer(request, lambda: plain(vaults.answer(self._desk.vault, verb, body)))
+
     async def metrics(self, request: Request) -> Response:
         del request
         return PlainTextResponse(await to_thread.run_sync(self._metrics))
@@ -149,9 +179,12 @@ def routes(desk: Desk, token: str, metrics: Callable[[], str]) -> list[BaseRoute
     return [
         Route("/v1/sql", api.sql, methods=["POST"]),
         Route("/v1/ledger", api.ledger),
-        Route("/v1/erase", api.erase, methods=["POST"]),
+        Route(ERASURES, api.request_erasure, methods=["POST"]),
+        Route(ERASURES, api.erasures),
+        Route(f"{ERASURES}/{{name}}", api.erasure),
         Route("/v1/queue", api.queue),
         *(Route(path, api.deadletters, methods=["POST"]) for path in LETTER_PATHS),
+        *(Route(path, api.quarantine, methods=["POST"]) for path in VAULT_PATHS),
         Route("/metrics", api.metrics),
     ]
 

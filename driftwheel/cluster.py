@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -20,6 +19,7 @@ from connectors.registry.framing import RegistryFraming
 from driftwheel.clock import utc_now
 from driftwheel.config import Config
 from driftwheel.kafka_config import framing_of, kafka_settings
+from driftwheel.keys import quarantine_key
 from driftwheel.lane import LaneSettings
 from driftwheel.pipeline import WHEEL, check_stages
 from driftwheel.progress import Place, ProgressWatch
@@ -57,7 +57,7 @@ class Cluster:
         self._stack = stack
         self.clock = clock or self._clock()
         self.key = self._master_key()
-        self.quarantine = KafkaQuarantine(self.kafka, hashlib.sha256(b"driftwheel quarantine\0" + self.key).digest())
+        self.quarantine = KafkaQuarantine(self.kafka, quarantine_key(self.key), self.clock)
         stack.callback(self.quarantine.close)
 
     def _clock(self) -> Callable[[], datetime]:

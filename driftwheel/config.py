@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,6 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from connectors.judge.rubrics import NAMES
 from schemas.errors import UsageError
 
 
@@ -29,18 +31,47 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _exact(origin: str) -> str:
+    if ORIGIN.fullmatch(origin):
+        return origin
+    raise ValueError(
+        "must be one exact origin such as https://app.example.com:8443, in lower case and without a path. There is no "
+        "wildcard: any web page that somebody here opens could then send made-up feedback"
+    )
+
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:]+\]|[a-z0-9._-]+)(?::\d{1,5})?")
+Origin = Annotated[str, AfterValidator(_exact)]
+
+
 class GatewayConfig(Section):
     """Where agents send to. ``token`` empty and no API key: no authentication, which only loopback should have.
 
-    ``keys_file``: where API keys are kept; None: in the data folder.
+    ``keys_file``: where API keys are kept; None: in the data folder. ``grpc``: whether OTLP/gRPC is taken as well.
+    ``tls_cert`` and ``tls_key`` (PEM) encrypt both ports; with ``tls_client_ca`` senders need a certificate too.
+    ``cors_origins``: web pages that may send, such as ``https://app.example.com``.
     """
 
     host: str = "127.0.0.1"
     port: int = Field(default=4318, ge=0, le=65535)
+    grpc: bool = True
+    grpc_port: int = Field(default=4317, ge=0, le=65535)
     token: SecretStr = SecretStr("")
     keys_file: Path | None = None
     max_body_bytes: int = Field(default=16 * 1024 * 1024, gt=0)
     hosts: tuple[str, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    cors_origins: tuple[Origin, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> GatewayConfig:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together: set both, or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        return self
 
 
 class StoreConfig(Section):
@@ -129,9 +160,69 @@ class WorkerConfig(Section):
 
 
 class RedactConfig(Section):
-    """``key`` empty: a key is made on first start and kept, readable by the owner alone, in the data folder."""
+    """``key`` empty: a key is made on first start and kept, readable by the owner alone, in the data folder.
+
+    ``canaries`` planted a day for each policy, to see whether redaction takes them away; 0: none.
+    """
 
     key: SecretStr = SecretStr("")
+    canaries: int = Field(default=24, ge=0, le=1440)
+
+
+class ExportConfig(Section):
+    """How much may ever become known of one person of a tenant by exported statistics (sums over all exports)."""
+
+    epsilon_budget: float = Field(default=10.0, gt=0)
+    delta_budget: float = Field(default=1e-5, gt=0, lt=1)
+
+
+class JudgeFloorConfig(Section):
+    """What a judge needs for the right to gate: see ``processors.agreement.Floor``."""
+
+    kappa: float = Field(default=0.4, ge=-1, le=1)
+    pairs: int = Field(default=50, ge=1)
+    days: int = Field(default=30, ge=1)
+    position: float = Field(default=0.2, ge=0, le=1)
+    verbosity: float = Field(default=0.1, ge=0, le=1)
+    probes: int = Field(default=20, ge=1)
+    abstained: float = Field(default=0.2, ge=0, le=1)
+
+
+class JudgeConfig(Section):
+    """A language model that judges turns. ``url`` empty: none, and nothing is sent anywhere.
+
+    ``url``: an OpenAI-compatible endpoint up to and with ``/v1``. ``folder``: rubrics of one's own, as ``<name>.toml``.
+    ``share`` of all turns is judged, and ``uncertain`` times its uncertainty of each besides. ``probe_share`` of what
+    is judged probes the judge. ``weight``: how much a judge with the right to gate is believed; those without, all
+    together, ``weight_unproven``. ``extra``: more fields of every request.
+    """
+
+    url: str = ""
+    model: str = ""
+    key: SecretStr = SecretStr("")
+    rubrics: tuple[str, ...] = NAMES
+    folder: Path | None = None
+    timeout: float = Field(default=30.0, gt=0)
+    attempts: int = Field(default=3, ge=1, le=10)
+    max_tokens: int = Field(default=400, ge=16)
+    json_mode: bool = True
+    extra: dict[str, Any] = Field(default_factory=dict)
+    calls_per_hour: int = Field(default=600, ge=0)
+    tokens_per_day: int = Field(default=1_000_000, ge=0)
+    share: float = Field(default=0.01, ge=0, le=1)
+    uncertain: float = Field(default=0.05, ge=0, le=1)
+    probe_share: float = Field(default=0.1, ge=0, le=1)
+    weight: float = Field(default=0.4, ge=0, le=1)
+    weight_unproven: float = Field(default=0.2, ge=0, le=1)
+    floor: JudgeFloorConfig = JudgeFloorConfig()
+
+    @model_validator(mode="after")
+    def _whole(self) -> JudgeConfig:
+        if self.url and not self.model:
+            raise ValueError("url is set and model is not: name the model that the endpoint serves")
+        if self.url and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", self.url):
+            raise ValueError("url has to be http(s)://host[:port]/v1, without a user, a query or a fragment")
+        return self
 
 
 class Config(BaseSettings):
@@ -149,6 +240,8 @@ class Config(BaseSettings):
     kafka: KafkaConfig = KafkaConfig()
     registry: RegistryConfig = RegistryConfig()
     worker: WorkerConfig = WorkerConfig()
+    export: ExportConfig = ExportConfig()
+    judge: JudgeConfig = JudgeConfig()
     stages: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @classmethod

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import typer
@@ -22,7 +23,7 @@ CHUNK = 50
 SHORT = 12
 """So much of an id is shown to people; commands take the beginning of an id for the whole."""
 _COLUMNS = ("event_id", "event_time", "tenant", "agent", "stage", "topic", "reason", "items", "state", "replayed_time")
-_TIMES = ("event_time", "replayed_time", "oldest", "newest")
+_TIMES = ("event_time", "replayed_time", "oldest", "newest", "until")
 _COUNTED = ("tenant", "stage", "topic", "reason", "letters", "items", "oldest", "newest")
 
 
@@ -31,15 +32,16 @@ def list_letters(config: Config, chosen: LetterFilter, *, summary: bool, as_json
     with open_letters(config) as letters:
         found = letters.counts(chosen) if summary else letters.find(chosen)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     columns = _COUNTED if summary else _COLUMNS
-    show(Table(list(columns), [[_cell(name, row[name]) for name in columns] for row in found]))
+    show(Table(list(columns), [[cell(name, row[name]) for name in columns] for row in found]))
 
 
-def _cell(name: str, value: Any) -> Any:
+def cell(name: str, value: Any) -> Any:
+    """A value as people read it: the beginning of an id, times to the second."""
     value = plain(value)
-    if name == "event_id":
+    if name in {"event_id", "name"}:
         return value[:SHORT]
     return value[:19].replace("T", " ") if value and name in _TIMES else value
 
@@ -51,42 +53,59 @@ def show_letter(config: Config, name: str, *, as_json: bool) -> None:
     show_mapping({key: "" if value is None else value for key, value in plain(found).items()}, as_json=as_json)
 
 
-def replay_letters(
-    config: Config, ids: Sequence[str], chosen: LetterFilter, *, again: bool, dry_run: bool, yes: bool, as_json: bool
-) -> int:
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a replay is asked for, and what is told of it. ``before``: called with the letters of every append."""
+
+    again: bool = False
+    dry_run: bool = False
+    yes: bool = False
+    as_json: bool = False
+    before: Callable[[Sequence[str]], None] = lambda _: None
+
+
+def replay_letters(config: Config, ids: Sequence[str], chosen: LetterFilter, how: How) -> int:
     """Append the letters' messages once more, after a question. Returns the exit code: 1 when one could not be."""
     with open_letters(config) as letters:
-        plan = plain(letters.plan(ids, chosen, again))
-        if not as_json:
-            _print_plan(plan, dry_run)
-        if dry_run:
-            done: dict[str, Any] = {"messages": 0, "replayed": [], "left_out": plan["left_out"]}
-        else:
-            if plan["messages"] and not yes:
-                _confirm(len(plan["messages"]))
-            done = _replay(letters, plan, again)
-    if as_json:
-        _print_json({"planned": plan["messages"], **done} if dry_run else done)
-    elif not dry_run:
+        return replay_from(letters, ids, chosen, how)
+
+
+def replay_from(letters: Letters, ids: Sequence[str], chosen: LetterFilter, how: How) -> int:
+    """``replay_letters`` of letters that are open already."""
+    plan = plain(letters.plan(ids, chosen, how.again))
+    if not how.as_json:
+        _print_plan(plan, how.dry_run)
+    if how.dry_run:
+        done: dict[str, Any] = {"messages": 0, "replayed": [], "left_out": plan["left_out"]}
+    else:
+        if plan["messages"] and not how.yes:
+            confirm(f"Append {len(plan['messages'])} message(s) again?", "nothing was replayed; --yes replays")
+        done = _replay(letters, plan, how)
+    if how.as_json:
+        print_json({"planned": plan["messages"], **done} if how.dry_run else done)
+    elif not how.dry_run:
         _print_done(done, len(plan["left_out"]))
     return 1 if len(done["left_out"]) > len(plan["left_out"]) or (ids and plan["left_out"]) else 0
 
 
-def _confirm(messages: int) -> None:
+def confirm(question: str, otherwise: str) -> None:
+    """Ask on standard error. UsageError when the answer is no, or nobody answers."""
     try:
-        typer.confirm(f"Append {messages} message(s) again?", abort=True, err=True)
+        typer.confirm(question, abort=True, err=True)
     except typer.Abort as error:
-        raise UsageError("nothing was replayed; --yes replays without asking") from error
+        raise UsageError(f"{otherwise} without asking") from error
 
 
-def _replay(letters: Letters, plan: Mapping[str, Any], again: bool) -> dict[str, Any]:
+def _replay(letters: Letters, plan: Mapping[str, Any], how: How) -> dict[str, Any]:
     """The plan, some messages at a time, with a progress bar on standard error."""
     done: dict[str, Any] = {"messages": 0, "replayed": [], "left_out": list(plan["left_out"])}
     messages = plan["messages"]
     with Progress(console=Console(stderr=True), transient=True, disable=not messages) as progress:
         task = progress.add_task("replay", total=len(messages))
         for chunk in _chunks(messages):
-            part = letters.replay(letters_of({"messages": chunk}), again)
+            ids = letters_of({"messages": chunk})
+            how.before(ids)
+            part = letters.replay(ids, how.again)
             done["messages"] += part["messages"]
             done["replayed"] += part["replayed"]
             done["left_out"] += part["left_out"]
@@ -124,5 +143,6 @@ def _print_done(done: Mapping[str, Any], before: int) -> None:
     _print_left_out(done["left_out"][before:])
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
     typer.echo(json.dumps(plain(value), indent=2))

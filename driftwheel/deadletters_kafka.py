@@ -10,11 +10,15 @@ from connectors.clickhouse.store import Store, StoreSettings
 from connectors.kafka.log import KafkaLog, KafkaLogSettings
 from connectors.kafka.reader import Reader
 from connectors.log import Entry, Log
+from driftwheel.audit import FILE as AUDIT
+from driftwheel.audit import Audit
 from driftwheel.clock import utc_now
 from driftwheel.cluster import Cluster
 from driftwheel.config import Config
 from driftwheel.deadletters import Behind, DeadLetters
 from driftwheel.letters import Letters
+from driftwheel.retention import retention_of
+from driftwheel.vault import OwnVault, Vault
 from schemas.errors import Refused, Reject
 
 PATIENCE = 30.0
@@ -25,11 +29,20 @@ PATIENCE = 30.0
 def kafka_letters(config: Config) -> Generator[Letters]:
     """The cluster's dead letters. Lists need the store alone; payloads and replays the brokers and ``redact.key``."""
     with ExitStack() as stack:
-        yield DeadLetters(_open_store(config, stack), _OnCluster(config, stack), utc_now)
+        yield DeadLetters(open_sink_store(config, stack), _OnCluster(config, stack), utc_now)
 
 
-def _open_store(config: Config, stack: ExitStack) -> Store:
-    """A question makes no folder: Refused when there is no store yet."""
+@contextmanager
+def kafka_vault(config: Config) -> Generator[Vault]:
+    """The cluster's sealed payloads. The audit log is this machine's, in the data folder."""
+    with ExitStack() as stack:
+        behind = _OnCluster(config, stack)
+        letters = DeadLetters(open_sink_store(config, stack), behind, utc_now)
+        yield OwnVault(letters, behind, Audit(config.data_dir.expanduser() / AUDIT, utc_now))
+
+
+def open_sink_store(config: Config, stack: ExitStack) -> Store:
+    """The store that the sink writes to. A question makes no folder: Refused when there is no store yet."""
     url, path = config.store.url.get_secret_value(), config.data_dir / "store"
     if not url and not path.is_dir():
         raise Refused(
@@ -42,6 +55,7 @@ def _open_store(config: Config, stack: ExitStack) -> Store:
             url=url,
             database=config.store.database,
             retention_days=config.store.retention_days,
+            tenants=retention_of(config),
         )
     )
     stack.callback(store.close)

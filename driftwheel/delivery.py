@@ -1,10 +1,10 @@
-"""A batch into a sink: what cannot be read or is refused becomes dead letters, its neighbours are written."""
+"""A batch into a sink: what cannot be read, is not clean or is refused becomes dead letters, the rest is written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connectors.sink import Sink
+from connectors.sink import Sink, check_clean
 from processors.stage import Message, dead_letter
 from schemas import codec
 from schemas.errors import Invalid
@@ -18,9 +18,16 @@ def deliver(sink: Sink, messages: Sequence[Message]) -> list[DeadLetter]:
     dead: list[DeadLetter] = []
     for message in messages:
         try:
-            readable.append((message, codec.decode(message.value, BY_NAME[message.topic].record)))
+            record = codec.decode(message.value, BY_NAME[message.topic].record)
         except Invalid as error:
             dead.append(dead_letter(sink.name, message, error))
+            continue
+        try:
+            check_clean(record)
+        except Invalid as error:
+            dead.append(dead_letter(sink.name, message, error, record))
+        else:
+            readable.append((message, record))
     return dead + _write(sink, readable)
 
 

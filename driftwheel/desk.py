@@ -6,17 +6,21 @@ The embedded store has one owner process, so a second one must ask the first.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, urlencode
 
 import httpx
 
-from driftwheel.api import Table
+from driftwheel.api import ERASURES, Table
 from driftwheel.config import Config
+from driftwheel.erasing import Erasing
 from driftwheel.folder import DataFolder, Owner
 from driftwheel.letters import LetterFilter, Letters
+from driftwheel.vault import RemoteVault, Vault
 from schemas.errors import DriftwheelError, Refused, Retry, UsageError
 
+Asked = TypeVar("Asked")
 TIMEOUT = httpx.Timeout(300.0, connect=5.0)
 
 
@@ -31,13 +35,19 @@ class Questions(Protocol):
         """The ledger by minute and tenant."""
         ...
 
-    def erase(self, tenant: str, user_id: str) -> dict[str, Any]:
-        """Remove a subject's data everywhere."""
+    @property
+    def erasing(self) -> Erasing:
+        """The erasures."""
         ...
 
     @property
     def letters(self) -> Letters:
         """The dead letters."""
+        ...
+
+    @property
+    def vault(self) -> Vault:
+        """The sealed payloads."""
         ...
 
 
@@ -57,18 +67,28 @@ class RemoteDesk:
         """See Questions."""
         return self._table(self._call("GET", "/v1/ledger", None))
 
-    def erase(self, tenant: str, user_id: str) -> dict[str, Any]:
+    @property
+    def erasing(self) -> Erasing:
         """See Questions."""
-        return self._call("POST", "/v1/erase", {"tenant": tenant, "user_id": user_id})
+        return RemoteErasing(self._call)
 
     @property
     def letters(self) -> Letters:
         """See Questions."""
         return RemoteLetters(self.ask)
 
+    @property
+    def vault(self) -> Vault:
+        """See Questions."""
+        return RemoteVault(self.ask, self.letters)
+
     def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """A question of the API by POST."""
         return self._call("POST", path, body)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client.close()
 
     @staticmethod
     def _table(body: dict[str, Any]) -> Table:
@@ -115,6 +135,35 @@ class RemoteLetters:
         return self._ask("/v1/deadletters/replay", {"ids": list(ids), "again": again})
 
 
+class RemoteErasing:
+    """The running product's erasures, by its API. See ``Erasing``."""
+
+    def __init__(self, call: Callable[[str, str, dict[str, Any] | None], dict[str, Any]]) -> None:
+        self._call = call
+
+    @property
+    def goes_on(self) -> bool:
+        """See Erasing."""
+        return True
+
+    def plan(self, tenant: str, user_id: str) -> dict[str, Any]:
+        """See Erasing."""
+        return self._call("POST", f"{ERASURES}?dry_run=true", {"tenant": tenant, "user_id": user_id})
+
+    def request(self, tenant: str, user_id: str, by: str) -> dict[str, Any]:
+        """See Erasing; who asks is the API's to say."""
+        del by
+        return self._call("POST", ERASURES, {"tenant": tenant, "user_id": user_id})
+
+    def show(self, name: str) -> dict[str, Any]:
+        """See Erasing."""
+        return self._call("GET", f"{ERASURES}/{quote(name, safe='')}", None)
+
+    def find(self, tenant: str, state: str) -> list[dict[str, Any]]:
+        """See Erasing."""
+        return self._call("GET", f"{ERASURES}?{urlencode({'tenant': tenant, 'state': state})}", None)["erasures"]
+
+
 def _detail(response: httpx.Response) -> Any:
     try:
         return response.json()["detail"]
@@ -132,7 +181,11 @@ def open_desk(config: Config) -> Generator[Questions]:
     folder = DataFolder(config.data_dir)
     owner = folder.owner()
     if owner is not None:
-        yield RemoteDesk(owner)
+        remote = RemoteDesk(owner)
+        try:
+            yield remote
+        finally:
+            remote.close()
         return
     from driftwheel.offline import OfflineDesk
 
@@ -143,17 +196,50 @@ def open_desk(config: Config) -> Generator[Questions]:
         desk.close()
 
 
-@contextmanager
-def open_letters(config: Config) -> Generator[Letters]:
+def open_letters(config: Config) -> AbstractContextManager[Letters]:
     """The dead letters of this configuration: by the running product, by the Kafka cluster, or by the data folder."""
-    if config.kafka.brokers and not _has_owner(config):
+
+    def on_kafka() -> AbstractContextManager[Letters]:
         from driftwheel.deadletters_kafka import kafka_letters
 
-        with kafka_letters(config) as letters:
-            yield letters
+        return kafka_letters(config)
+
+    return _answering(config, on_kafka, lambda desk: desk.letters)
+
+
+def open_vault(config: Config) -> AbstractContextManager[Vault]:
+    """The sealed payloads of this configuration; see ``open_letters``."""
+
+    def on_kafka() -> AbstractContextManager[Vault]:
+        from driftwheel.deadletters_kafka import kafka_vault
+
+        return kafka_vault(config)
+
+    return _answering(config, on_kafka, lambda desk: desk.vault)
+
+
+def open_erasing(config: Config) -> AbstractContextManager[Erasing]:
+    """The erasures of this configuration; see ``open_letters``."""
+
+    def on_kafka() -> AbstractContextManager[Erasing]:
+        from driftwheel.erasure_kafka import kafka_erasing
+
+        return kafka_erasing(config)
+
+    return _answering(config, on_kafka, lambda desk: desk.erasing)
+
+
+@contextmanager
+def _answering(
+    config: Config, on_kafka: Callable[[], AbstractContextManager[Asked]], here: Callable[[Questions], Asked]
+) -> Generator[Asked]:
+    """Whoever answers: the cluster where there is one and no product runs on the data folder, else its desk."""
+    if config.kafka.brokers and not _has_owner(config):
+        with on_kafka() as found:
+            yield found
     else:
         with open_desk(config) as desk:
-            yield desk.letters
+            yield here(desk)
 
 
 def _has_owner(config: Config) -> bool:

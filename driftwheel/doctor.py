@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,9 +13,17 @@ import httpx
 import typer
 
 from connectors import models
+from driftwheel.canaries import canary_settings, look_back, total
+from driftwheel.clock import utc_now
 from driftwheel.config import Config
+from driftwheel.desk import open_desk
 from driftwheel.folder import DataFolder
-from schemas.errors import DriftwheelError
+from driftwheel.gateway import address, listen
+from driftwheel.keys import redaction_key
+from driftwheel.ports import exposed
+from driftwheel.tls import Certificate, notice, tls_files
+from processors.canaries import Look
+from schemas.errors import DriftwheelError, Refused
 
 MIN_FREE = 2 * 1024**3
 
@@ -34,7 +41,7 @@ class Finding:
 def examine(config: Config) -> list[Finding]:
     """Every check, in order; none of them changes anything but the data folder's existence."""
     checks: tuple[Callable[[Config], Finding], ...] = (
-        _python, _minilm, _spacy, _folder, _disk, _port, _broker, _store, _nemo,
+        _python, _minilm, _spacy, _folder, _disk, _port, _grpc_port, _tls, _broker, _store, _nemo, _canaries,
     )  # fmt: skip
     return [check(config) for check in checks]
 
@@ -84,25 +91,51 @@ def _disk(config: Config) -> Finding:
 
 
 def _port(config: Config) -> Finding:
-    host, port = config.gateway.host, config.gateway.port
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return _port_taken(config, str(error.strerror))
-    return Finding("port", True, f"{host}:{port} is free")
+    return _listening(config, "port", config.gateway.port, "--port")
 
 
-def _port_taken(config: Config, reason: str) -> Finding:
-    where = f"{config.gateway.host}:{config.gateway.port}"
+def _grpc_port(config: Config) -> Finding:
+    if not config.gateway.grpc:
+        return Finding("gRPC port", True, "off: gateway.grpc is false")
+    return _listening(config, "gRPC port", config.gateway.grpc_port, "--grpc-port")
+
+
+def _listening(config: Config, name: str, port: int, option: str) -> Finding:
+    host = config.gateway.host
     try:
-        ours = httpx.get(f"http://{where}/healthz", timeout=2, trust_env=False).is_success
+        listen(host, port, option).close()
+    except Refused as error:
+        if _answers_as_ours(config):
+            return Finding(name, True, f"{address(host, port)} is taken, and a gateway answers")
+        return Finding(name, False, str(error), f"stop what listens there, or choose one with {option}")
+    return Finding(name, True, f"{address(host, port)} is free")
+
+
+def _answers_as_ours(config: Config) -> bool:
+    """Whether a gateway runs here. Nothing secret is sent, so that its certificate does not matter."""
+    files = tls_files(config.gateway)
+    if files is not None and files.client_ca is not None:
+        return DataFolder(config.data_dir).owner() is not None
+    where = address(config.gateway.host, config.gateway.port)
+    try:
+        with httpx.Client(verify=files is None, trust_env=False, timeout=2) as client:
+            return client.get(f"{'https' if files else 'http'}://{where}/healthz").is_success
     except httpx.HTTPError:
-        ours = False
-    if ours:
-        return Finding("port", True, f"{where} answers as a gateway")
-    return Finding("port", False, f"{where}: {reason}", "stop what listens there, or choose one with --port")
+        return False
+
+
+def _tls(config: Config) -> Finding:
+    gateway, now = config.gateway, utc_now()
+    files = tls_files(gateway)
+    if files is None:
+        return Finding("TLS", True, exposed(gateway.host) or f"off; {gateway.host} is this machine alone")
+    try:
+        certificate = Certificate(files, utc_now)
+    except Refused as error:
+        return Finding("TLS", False, str(error), "mend the files, or name others: gateway.tls_cert, gateway.tls_key")
+    pair = certificate.pair()
+    asked = "; senders need a certificate" if certificate.client_ca is not None else ""
+    return Finding("TLS", True, notice(pair, now) or f"{files.cert}, good until {pair.expires:%Y-%m-%d}{asked}")
 
 
 def _broker(config: Config) -> Finding:
@@ -125,6 +158,30 @@ def _nemo(config: Config) -> Finding:
     if not config.nemo.url:
         return Finding("NeMo", True, "local: started with the product")
     return _answers("NeMo", f"{config.nemo.url.rstrip('/')}/v1/models", "start NeMo, or mend nemo.url")
+
+
+def _canaries(config: Config) -> Finding:
+    """Only a store that is there is asked: one in the data folder, by who has it open or by this process."""
+    name = "canaries"
+    if not config.redact.canaries:
+        return Finding(name, True, "none are planted (redact.canaries is 0)")
+    if not (config.data_dir / "store").is_dir():
+        return Finding(name, True, "none were planted here yet")
+    try:
+        with open_desk(config) as desk:
+            settings = canary_settings(config, redaction_key(config, DataFolder(config.data_dir)))
+            found = total(look_back(settings, desk.sql, utc_now()))
+    except DriftwheelError as error:
+        return Finding(name, False, str(error), "mend what it says, then look again")
+    return told_of_canaries(name, found)
+
+
+def told_of_canaries(name: str, found: Look) -> Finding:
+    """What was found of them, in words."""
+    leaked = [f"{kind} {n} of {found.checked.get(kind, 0)}" for kind, n in sorted(found.leaked.items()) if n]
+    seen = f"{sum(found.checked.values())} planted values of the last day looked for, none left on the clean side"
+    mend = "driftwheel policy test FILE shows what the policy does; see docs/policies.md, Canaries"
+    return Finding(name, not leaked, f"left on the clean side: {', '.join(leaked)}" if leaked else seen, mend)
 
 
 def _answers(name: str, url: str, mend: str) -> Finding:

@@ -259,7 +259,7 @@ class Engine:
             return record
         payload = payloads.get((record.topic, record.offset))
         if payload is not None:
-            place = self._quarantine.put(record.event_id, payload, now)
+            place = self._quarantine.put(record.event_id, record.tenant, payload, now)
         else:  # a letter that is repeated for a later copy of its message
             place = record.event_id if record.event_id in self._quarantine else ""
         return record.model_copy(update={"quarantine": place})

@@ -5,6 +5,8 @@ log.db        topics, offsets and state (raw topics encrypted)
 store/        the embedded ClickHouse
 nemo/         datasets, jobs and models of the local NeMo
 quarantine/   encrypted payloads of dead letters
+judge/        scores that judges gave, under keyed hashes
+audit.jsonl   who opened, released or destroyed such payloads, and when
 keys/         secrets, readable by the owner alone
 owner.json    address and token of the process that has the folder open
 """

@@ -1,4 +1,4 @@
-"""The gateway: OTLP traces, signals, labels and health on one port; and the server that runs it."""
+"""The gateway: OTLP traces and logs, signals, labels and health on one port; and the server that runs it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,21 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from connectors.api_keys import KeyRing
-from connectors.http import LOOPBACK, Guard
+from connectors.cors import Origins
+from connectors.http import LOOPBACK, Access, Guard
+from connectors.langfuse import IngestionEndpoint, ScoresEndpoint
 from connectors.log import Log
-from connectors.otlp import TracesEndpoint
+from connectors.otlp import LOGS, TRACES, OtlpEndpoint
 from connectors.signals_api import FeedbackEndpoint, LabelBody, SignalBody
+from driftwheel.tls import Certificate
 from schemas.errors import Refused
 
 START_SECONDS = 30
 GRACE_SECONDS = 10
 """How long what is under way may take when the server closes."""
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays open: clients let go of theirs sooner (httpx after 5 s), so that none sends into
+one that is being closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,8 @@ class GatewaySettings:
     """``token`` empty, no ``more_tokens`` and no ``keys``: none is asked for; several hold while they are rotated.
 
     ``max_body`` in bytes, before and after decompression. ``loopback``: the Host header must be a loopback name or one
-    of ``hosts``. ``own_paths`` have an authentication of their own.
+    of ``hosts``. ``own_paths`` have an authentication of their own. ``origins``: whose web pages may send.
+    ``owner_token`` holds as well, where one is asked for.
     """
 
     token: str = ""
@@ -45,6 +52,12 @@ class GatewaySettings:
     hosts: tuple[str, ...] = ()
     own_paths: tuple[str, ...] = ()
     keys: KeyRing | None = None
+    origins: tuple[str, ...] = ()
+    owner_token: str = ""
+
+    def access(self) -> Access:
+        """Who may come in."""
+        return Access([token for token in (self.token, *self.more_tokens) if token], self.keys, self.owner_token)
 
 
 def create_app(
@@ -67,30 +80,43 @@ def create_app(
 
     signals = FeedbackEndpoint(log, clock, settings.max_body, SignalBody, "signals")
     labels = FeedbackEndpoint(log, clock, settings.max_body, LabelBody, "labels")
-    traces = TracesEndpoint(log, clock, settings.max_body)
+    traces, logs = (OtlpEndpoint(export, log, clock, settings.max_body) for export in (TRACES, LOGS))
     routes = [
         Route("/v1/traces", traces.__call__, methods=["POST"]),
+        Route("/v1/logs", logs.__call__, methods=["POST"]),
         Route("/v1/signals", signals.__call__, methods=["POST"]),
         Route("/v1/labels", labels.__call__, methods=["POST"]),
+        *_langfuse(log, clock, settings.max_body),
         Route("/healthz", health),
         Route("/readyz", readiness),
         *extra_routes,
     ]
     hosts = (*LOOPBACK, *settings.hosts) if settings.loopback or settings.hosts else ()
-    tokens = [token for token in (settings.token, *settings.more_tokens) if token]
-    guard = Middleware(Guard, hosts=hosts, tokens=tokens, own_paths=settings.own_paths, keys=settings.keys)
-    return Starlette(routes=routes, middleware=[guard])
+    pages = Middleware(Origins, origins=settings.origins, own_paths=settings.own_paths)
+    guard = Middleware(Guard, hosts=hosts, access=settings.access(), own_paths=settings.own_paths)
+    return Starlette(routes=routes, middleware=[pages, guard])
+
+
+def _langfuse(log: Log, clock: Callable[[], datetime], max_body: int) -> list[BaseRoute]:
+    """What Langfuse's SDKs ask for, so that they may be pointed here."""
+    scores, batches = ScoresEndpoint(log, clock, max_body), IngestionEndpoint(log, clock, max_body)
+    return [
+        Route("/api/public/scores", scores.__call__, methods=["POST"]),
+        Route("/api/public/ingestion", batches.__call__, methods=["POST"]),
+        Route("/api/public/otel/v1/traces", OtlpEndpoint(TRACES, log, clock, max_body).__call__, methods=["POST"]),
+    ]
 
 
 class Server:
     """An ASGI application on a port, in a thread of its own, from its making until ``close``. Port 0: a free one.
 
-    Raises Refused when the port cannot be used.
+    With a ``certificate`` it speaks TLS alone. Raises Refused when the port or the certificate cannot be used.
     """
 
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
-        self._socket = _listen(host, port)
-        self._host = host
+    def __init__(self, app: Starlette, host: str, port: int, certificate: Certificate | None = None) -> None:
+        context = certificate.ssl_context() if certificate else None
+        self._socket = listen(host, port)
+        self._host, self._scheme = host, "https" if certificate else "http"
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -98,6 +124,8 @@ class Server:
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            ssl_context_factory=(lambda _config, _default: context) if context else None,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True, name="gateway")
@@ -118,8 +146,7 @@ class Server:
     @property
     def url(self) -> str:
         """Its base address."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self.port}"
+        return f"{self._scheme}://{address(self._host, self.port)}"
 
     def close(self) -> None:
         """Answer what is under way, then end."""
@@ -136,7 +163,17 @@ class Server:
         self.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def address(host: str, port: int) -> str:
+    """Host and port in one text.
+
+    >>> address("::1", 4317)
+    '[::1]:4317'
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A listening socket. Raises Refused, which names ``option``, when the port cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named TCP, asyncio sets TCP_NODELAY
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -144,8 +181,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise Refused(
-            f"port {port} on {host} cannot be used ({error.strerror}): stop what listens there, or name another --port"
-        ) from error
+        why = f"port {port} on {host} cannot be used ({error.strerror})"
+        raise Refused(f"{why}: stop what listens there, or name another {option}") from error
     listener.listen(1024)
     return listener

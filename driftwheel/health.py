@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from connectors.http import LOOPBACK, Guard
+from connectors.http import LOOPBACK, Access, Guard
 from driftwheel.gateway import Server
 from driftwheel.network import is_loopback
 
@@ -64,7 +64,7 @@ def health_server(
         Route("/due", due_at),
     ]
     hosts = LOOPBACK if is_loopback(host) else ()
-    app = Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts, tokens=[], own_paths=())])
+    app = Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts, access=Access([]))])
     with Server(app, host, port) as server:
         yield server.url
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from connectors.api_keys import KeyRing
+from connectors.api_keys import ApiKey, KeyRing, as_text
 from driftwheel.config import Config
-from driftwheel.folder import DataFolder
+from driftwheel.folder import DataFolder, write_private
 from schemas.errors import Refused
 
 
@@ -22,6 +23,12 @@ def api_keys_path(config: Config) -> Path:
     """Where API keys are kept: as the configuration says, else in the data folder."""
     given = config.gateway.keys_file
     return given.expanduser() if given is not None else DataFolder(config.data_dir).path / "api_keys.json"
+
+
+def write_keys(path: Path, keys: Sequence[ApiKey]) -> None:
+    """Write API keys down, for their owner's eyes alone."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_private(path, as_text(keys))
 
 
 def key_ring(config: Config, clock: Callable[[], datetime], loopback: bool) -> KeyRing:
@@ -40,6 +47,6 @@ def log_key(folder: DataFolder) -> bytes:
     return folder.key("log")
 
 
-def quarantine_key(folder: DataFolder) -> bytes:
-    """What quarantined payloads are encrypted with."""
-    return folder.key("quarantine")
+def quarantine_key(master: bytes) -> bytes:
+    """What the keys of quarantined payloads follow from: the master key of redaction, which every process has."""
+    return hashlib.sha256(b"driftwheel quarantine\0" + master).digest()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from connectors.api_keys import ApiKey, found, new_key, read_keys, rotated, write_keys
+from connectors.api_keys import ApiKey, found, new_key, read_keys, rotated
 from driftwheel.api import Table
 from driftwheel.clock import utc_now
 from driftwheel.config import Config
-from driftwheel.keys import api_keys_path
+from driftwheel.keys import api_keys_path, write_keys
 from driftwheel.tables import show, show_mapping
 
 COLUMNS = ["id", "tenant", "agents", "rate", "burst", "created", "expires", "state", "note"]

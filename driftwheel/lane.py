@@ -8,7 +8,6 @@ process is refused by the brokers and stops.
 
 from __future__ import annotations
 
-import heapq
 import json
 import logging
 import threading
@@ -28,15 +27,15 @@ from connectors.kafka.wire import Framing
 from connectors.log import Entry, entry_of
 from driftwheel.buffered import BufferedState
 from driftwheel.routing import INBOX, arrive, dispatch
+from driftwheel.timers import Timers
 from processors.stage import Message, Stage, is_routed
-from processors.state import KeyState
+from processors.state import due_of
 from schemas.errors import Retry
 from schemas.events import DeadLetter, Record
 from schemas.topics import BY_NAME
 
 logger = logging.getLogger(__name__)
 
-TICKS = 1000
 _PAUSE_LIMIT = 15.0
 
 OnBatch = Callable[[str, int, Sequence[Record], float], None]
@@ -46,8 +45,8 @@ OnBatch = Callable[[str, int, Sequence[Record], float], None]
 class Seal(Protocol):
     """The quarantine: the payload of a dead letter as an entry that only the key's owner can read."""
 
-    def entry(self, name: str, payload: bytes, now: datetime) -> Entry:
-        """The entry that keeps ``payload`` under ``name``."""
+    def entry(self, name: str, tenant: str, payload: bytes, now: datetime) -> Entry:
+        """The entry that keeps a tenant's ``payload`` under ``name``."""
         ...
 
 
@@ -78,7 +77,7 @@ class Lane:
         self.stage, self.partition = stage, partition
         self._settings, self._turn = settings, turn
         self._routed = is_routed(stage)
-        self._timers = Timers()
+        self._timers = Timers(lambda _: iter(()))
         self.positions: dict[str, int] = {}
         self._table: Table | None = None
         self._transactions: Transactions | None = None
@@ -107,12 +106,10 @@ class Lane:
         settings, name = self._settings, self.stage.name
         self._transactions = Transactions(settings.kafka, name, self.partition, settings.framing)
         self._table = Table(settings.folder / name / str(self.partition))
-        count = recover(settings.kafka, name, self.partition, self._table, self._check_stop)
+        count = recover(settings.kafka, name, self.partition, self._table, due_of, self._check_stop)
         self.positions = self._table.positions
-        self._timers = Timers()
-        for key, text in self._table.items():
-            self._timers.set(key, KeyState.load(text).due)
-        logger.info("%s: open, %d records of state read, %d timers", self, count, len(self._timers))
+        self._timers = Timers(self._table.timers)
+        logger.info("%s: open, %d records of state read", self, count)
 
     def _check_stop(self) -> None:
         if self._settings.stopping.is_set():
@@ -148,18 +145,12 @@ class Lane:
         return self._timers.due(now)
 
     def count_due(self, now: datetime) -> int:
-        """How many timers have run out; from any thread."""
+        """How many timers have run out, as far as is known; from any thread."""
         return self._timers.count(now)
 
-    @property
-    def timers(self) -> int:
-        """How many keys have a timer."""
-        return len(self._timers)
-
-    @property
-    def next_due(self) -> datetime | None:
-        """When the next timer runs out."""
-        return self._timers.first()
+    def wants_tick(self, now: datetime) -> bool:
+        """Whether ``tick`` has anything to do."""
+        return self._timers.wants(now)
 
     def _again(self, work: Callable[[], bool]) -> bool:
         while True:
@@ -244,7 +235,7 @@ class Lane:
             if isinstance(record, DeadLetter) and seal is not None:
                 payload = raw.get((record.topic, record.partition, record.offset))
                 if payload is not None:
-                    entries.append(seal.entry(record.event_id, payload, now))
+                    entries.append(seal.entry(record.event_id, record.tenant, payload, now))
                     kept = record.model_copy(update={"quarantine": record.event_id})
             entries.append(entry_of(kept, now))
         return entries
@@ -255,12 +246,13 @@ class Lane:
         table, transactions, kafka = self._table, self._transactions, self._settings.kafka
         if table is None or transactions is None:
             raise RuntimeError(f"{self} is not open")
-        changes = {key: None if put is None else put[0] for key, put in state.changes.items()}
+        changes = dict(state.changes)
         positions = {**self.positions, **nexts}
         if nexts:
-            changes[POSITIONS] = json.dumps(positions, sort_keys=True)
+            changes[POSITIONS] = (json.dumps(positions, sort_keys=True), None)
         offsets = {kafka.inbox(self.stage.name) if t == INBOX else kafka.topic(t): at for t, at in nexts.items()}
-        end = transactions.commit(Effects(entries, placed, changes, offsets))
+        texts = {key: None if put is None else put[0] for key, put in changes.items()}
+        end = transactions.commit(Effects(entries, placed, texts, offsets))
         if changes:
             table.write(changes, end)
         self.positions = positions
@@ -271,44 +263,3 @@ class Lane:
 def _deletes(message: Message) -> bool:
     """Whether a message takes back what a compacted topic said before."""
     return not message.value and message.topic != INBOX and BY_NAME[message.topic].compacted
-
-
-class Timers:
-    """When each key's timer runs out."""
-
-    def __init__(self) -> None:
-        self._due: dict[str, datetime] = {}
-        self._heap: list[tuple[datetime, str]] = []
-
-    def __len__(self) -> int:
-        return len(self._due)
-
-    def set(self, key: str, due: datetime | None) -> None:
-        """Set or clear a key's timer."""
-        if due is None:
-            self._due.pop(key, None)
-        elif self._due.get(key) != due:
-            self._due[key] = due
-            heapq.heappush(self._heap, (due, key))
-            if len(self._heap) > 2 * len(self._due) + TICKS:
-                self._heap = [(at, name) for name, at in self._due.items()]
-                heapq.heapify(self._heap)
-
-    def first(self) -> datetime | None:
-        """The earliest timer."""
-        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
-
-    def count(self, now: datetime) -> int:
-        """How many have run out at ``now``; from any thread."""
-        return sum(due <= now for due in list(self._due.values()))
-
-    def due(self, now: datetime, limit: int = TICKS) -> list[str]:
-        """Keys whose timer ran out at ``now``, earliest first; they stay until they are set anew."""
-        found: list[tuple[datetime, str]] = []
-        while (first := self.first()) is not None and first <= now and len(found) < limit:
-            found.append(heapq.heappop(self._heap))
-        for one in found:
-            heapq.heappush(self._heap, one)
-        return list(dict.fromkeys(key for _, key in found))

@@ -151,8 +151,7 @@ class LaneRunner:
         else:
             await self._pause(self._feed.tick_seconds)
         now = self._feed.now()
-        due = self.lane.next_due
-        if due is not None and due <= now:
+        if self.lane.wants_tick(now):
             await self._in_thread(lambda: self.lane.tick(now))
 
     async def _pause(self, seconds: float) -> None:

@@ -8,19 +8,25 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from connectors.embeddings import Cached, Deferred, Meaning, MiniLM
 from connectors.nemo.port import NemoPort
 from deploy.apply_release import ApplyRelease, ApplyReleaseSettings
 from deploy.dataset import Library
 from deploy.rollout import Rollout
 from deploy.run_jobs import RunJobs, RunJobsSettings
 from driftwheel.config import Config
+from driftwheel.weights import minilm_folder
 from processors import PIPELINE
+from processors.assemble import Assemble
+from processors.likeness import LETTERS, Likeness
 from processors.redact import Redact
 from processors.stage import Stage
-from schemas.errors import UsageError
+from schemas.errors import Refused, UsageError
 
 WHEEL: tuple[type[Stage], ...] = (*PIPELINE, RunJobs, Rollout, ApplyRelease)
 """Every stage, in the order of the flow."""
+_VECTORS = 2_000
+"""Texts whose vectors are remembered, at about 1.5 KB each."""
 
 
 _DEFAULTS: dict[type[Stage], Callable[[], Any]] = {RunJobs: RunJobsSettings, ApplyRelease: ApplyReleaseSettings}
@@ -45,7 +51,19 @@ def stage_settings(stage: type[Stage], config: Config, **values: Any) -> Any:
 
 def build_stage(stage: type[Stage], config: Config, **values: Any) -> Stage:
     """A pure stage with its settings."""
-    return stage(stage_settings(stage, config, **values))
+    settings = stage_settings(stage, config, **values)
+    if stage is Assemble:
+        return Assemble(settings, likeness(config) if settings.vectors else LETTERS)
+    return stage(settings)
+
+
+def likeness(config: Config) -> Likeness:
+    """By meaning where the embedding model is there, else by letters. The model is loaded when it is first asked."""
+    try:
+        folder = minilm_folder(config)
+    except Refused:
+        return LETTERS
+    return Meaning(Cached(Deferred(MiniLM.name, MiniLM.dimension, lambda: MiniLM(folder)), _VECTORS))
 
 
 def pure_stages(config: Config, key: bytes) -> list[Stage]:

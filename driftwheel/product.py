@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -27,30 +28,41 @@ from connectors.sqlite_log import SqliteLog, SqliteLogSettings
 from deploy.bootstrap import bootstrap
 from deploy.run_jobs import RunJobs
 from driftwheel import api
+from driftwheel.audit import FILE as AUDIT
+from driftwheel.audit import Audit
+from driftwheel.canaries import Canaries, canary_settings
 from driftwheel.cleaning import clean_texts
 from driftwheel.clock import utc_now
 from driftwheel.cluster import Cluster
 from driftwheel.config import Config
 from driftwheel.deadletters import Behind, DeadLetters, LogMessages
 from driftwheel.embedded import Engine, EngineSettings
-from driftwheel.erasure import erase
+from driftwheel.erasing import Erasing
+from driftwheel.erasure import ErasureRunner, Erasures, Place
+from driftwheel.erasure_kafka import KafkaTopics
+from driftwheel.erasure_places import DatasetFiles, EmbeddedLog, QuarantinedPayloads
 from driftwheel.folder import DataFolder
-from driftwheel.gateway import GatewaySettings, Server, create_app
+from driftwheel.judge_setup import floor_of, open_judging
+from driftwheel.judging import Judging
 from driftwheel.kafka_engine import KafkaEngine
-from driftwheel.keys import key_ring, log_key, quarantine_key, redaction_key
-from driftwheel.letters import Letters
+from driftwheel.keys import log_key, quarantine_key, redaction_key
 from driftwheel.library import StoreLibrary, open_store, table_of
 from driftwheel.nemo_process import NemoProcess
-from driftwheel.network import is_loopback
 from driftwheel.pipeline import check_stages, stage_settings, wheel_stages
+from driftwheel.ports import Face, Ports, Where, configured
+from driftwheel.retention import Retention, quarantine_days
 from driftwheel.telemetry import Metrics
+from driftwheel.vault import OwnVault, Vault
 from driftwheel.weights import minilm_folder
 from processors.stage import Stage
 from schemas.errors import Refused
 from schemas.events import Job
 
 TENANT = "default"
-OWN_PATHS = ("/v1/sql", "/v1/ledger", "/v1/erase", "/v1/queue", *api.LETTER_PATHS, "/metrics")
+OWN_PATHS = (
+    "/v1/sql", "/v1/ledger", api.ERASURES, f"{api.ERASURES}/", "/v1/queue", *api.LETTER_PATHS, *api.VAULT_PATHS,
+    "/metrics",
+)  # fmt: skip
 CLOSE = timedelta(hours=2)
 
 
@@ -84,15 +96,17 @@ class Running(Protocol):
 
 
 class Product:
-    """Everything on one folder. ``wheel`` False: no training and no releases; ``models`` False: no NeMo either."""
+    """Everything on one folder. ``wheel`` False: no training and no releases; ``models`` False: no NeMo either.
+
+    ``where`` None: it listens as configured. ``url`` is for this machine alone where TLS guards the gateway's own.
+    """
 
     def __init__(
         self,
         config: Config,
         *,
         clock: Callable[[], datetime] = utc_now,
-        port: int | None = None,
-        host: str | None = None,
+        where: Where | None = None,
         sinks: Sequence[Sink] = (),
         wheel: bool = True,
         models: bool = True,
@@ -103,7 +117,8 @@ class Product:
         self._stack = ExitStack()
         try:
             self._open(sinks, wheel, models)
-            self._serve(host or config.gateway.host, config.gateway.port if port is None else port)
+            self._erasures = self._erase()
+            self._serve(where or configured(config))
         except BaseException:
             self.close()
             raise
@@ -115,9 +130,8 @@ class Product:
         self._stack.callback(self.store.close)
         self.nemo_url = self._start_nemo() if models else ""
         self.nemo = self._connect_nemo() if models else None
-        stages = wheel_stages(
-            config, redaction_key(config, folder), self.nemo if wheel else None, StoreLibrary(self.store)
-        )
+        library = StoreLibrary(self.store, self.clock, floor_of(config))
+        stages = wheel_stages(config, redaction_key(config, folder), self.nemo if wheel else None, library)
         self._redact = stages[0]
         self.log: Log
         self.engine: Running
@@ -126,7 +140,30 @@ class Product:
             self.log, self.engine = self._on_kafka(stages, sinks)
         else:
             self.log, self.engine = log, self._embedded(log, stages, sinks)
+        self._stages = stages
         self._stack.callback(self.engine.stop)
+
+    @cached_property
+    def retention(self) -> Retention:
+        """What deletes rows and payloads that are past their retention."""
+        made = Retention(self.store, lambda: self._behind.payloads, quarantine_days(self.config), self.clock)
+        self._stack.callback(made.close)
+        return made
+
+    def _erase(self) -> Erasures:
+        """The erasures, and the thread that does them and goes on with those that a crash has interrupted."""
+        key = redaction_key(self.config, self.folder)
+        places: list[Place] = [
+            DatasetFiles(self.store, self.log, lambda: self.nemo, self.clock),
+            QuarantinedPayloads(self.store, lambda: self._behind.payloads, key),
+        ]
+        if isinstance(self.log, SqliteLog):
+            places.append(EmbeddedLog(self.log, self._stages, self.clock))
+        else:
+            places.append(KafkaTopics(self.log, self.clock))
+        made = Erasures(self.store, self.log, places, key, self.clock, self.engine.paused)
+        self._stack.callback(ErasureRunner(made).close)
+        return made
 
     def _own_log(self) -> SqliteLog:
         """First of all: it says who else has the folder open."""
@@ -137,7 +174,8 @@ class Product:
         return log
 
     def _embedded(self, log: SqliteLog, stages: Sequence[Stage], sinks: Sequence[Sink]) -> Engine:
-        quarantine = Quarantine(self.folder.part("quarantine"), quarantine_key(self.folder))
+        key = quarantine_key(redaction_key(self.config, self.folder))
+        quarantine = Quarantine(self.folder.part("quarantine"), key, clock=self.clock)
         self._behind = Behind(quarantine, LogMessages(log), log)
         return Engine(
             log,
@@ -175,24 +213,14 @@ class Product:
         self._stack.callback(nemo.close)
         return nemo
 
-    def _serve(self, host: str, port: int) -> None:
-        token = self.config.gateway.token.get_secret_value()
-        loopback = is_loopback(host)
-        keys = key_ring(self.config, self.clock, loopback)
-        owner_token = self.folder.claim("")
+    def _serve(self, where: Where) -> None:
+        self.owner_token = self.folder.claim("")
         self._stack.callback(self.folder.release)
-        settings = GatewaySettings(
-            token=token,
-            max_body=self.config.gateway.max_body_bytes,
-            loopback=loopback,
-            hosts=self.config.gateway.hosts,
-            own_paths=OWN_PATHS,
-            keys=keys,
-        )
-        routes = api.routes(self, owner_token, self._metrics_text)
-        self._server = Server(create_app(self.log, self.clock, settings, self._problems, routes), host, port)
-        self._stack.callback(self._server.close)
-        self.url = self._server.url
+        routes = api.routes(self, self.owner_token, self._metrics_text)
+        face = Face(self._problems, routes, OWN_PATHS, self.owner_token)
+        self.ports = Ports(self.config, where, self.log, self.clock, face)
+        self._stack.callback(self.ports.close)
+        self.url = self.ports.near_url
         self.folder.announce(self.url)
 
     def _problems(self) -> list[str]:
@@ -230,16 +258,30 @@ class Product:
         """Samples that wait for a label, oldest first."""
         return self.store.named("label_queue", limit=limit) if limit > 0 else []
 
-    def erase(self, tenant: str, user_id: str) -> dict[str, Any]:
-        """Remove a person's data everywhere."""
-        key = redaction_key(self.config, self.folder)
-        with self.engine.paused():
-            return erase(self.store, self.log, key, tenant, user_id, self.clock())
+    @property
+    def erasing(self) -> Erasing:
+        """The erasures; what is asked for is done in the background."""
+        return self._erasures
 
     @property
-    def letters(self) -> Letters:
+    def letters(self) -> DeadLetters:
         """The dead letters, and their replay."""
         return DeadLetters(self.store, lambda: self._behind, self.clock)
+
+    @property
+    def vault(self) -> Vault:
+        """The sealed payloads."""
+        return OwnVault(self.letters, lambda: self._behind, Audit(self.folder.path / AUDIT, self.clock))
+
+    def canaries(self) -> Canaries:
+        """What plants values and looks for them on the clean side; ``run_forever`` runs it."""
+        settings = canary_settings(self.config, redaction_key(self.config, self.folder))
+        return Canaries(settings, self.metrics, self.clock, log=self.log, ask=self.store.select)
+
+    def judging(self) -> AbstractContextManager[Judging]:
+        """What judges live turns, when the configuration names a judge; ``run_forever`` runs it."""
+        key, folder = redaction_key(self.config, self.folder), self.folder.path / "judge"
+        return open_judging(self.config, key, folder, self.store, self.log, self.metrics.judges, self.clock)
 
     # What the demo and the importer do.
 
@@ -281,17 +323,20 @@ def wait_for_interrupt(failed: Callable[[], bool] = lambda: False) -> None:
             signal.signal(number, handler)
 
 
-def run_forever(config: Config, host: str | None, port: int | None, console: Console) -> None:
+def run_forever(config: Config, where: Where, console: Console) -> None:
     """``driftwheel up``. Raises Refused when the engine fails."""
-    product = Product(config, host=host, port=port)
+    product = Product(config, where=where)
     try:
-        product.store.materialise_retention()
+        product.retention.start()
         product.engine.start()
-        console.print(f"driftwheel is up: send traces and signals to {product.url}", highlight=False)
+        console.print(
+            f"driftwheel is up: send traces and signals to {product.ports.told}", highlight=False, soft_wrap=True
+        )
         console.print(
             f"data folder {product.folder.path}; local NeMo {product.nemo_url}; Ctrl-C stops", highlight=False
         )
-        wait_for_interrupt(lambda: product.engine.failure is not None)
+        with product.canaries().running(), product.judging() as judging, judging.running():
+            wait_for_interrupt(lambda: product.engine.failure is not None)
         if product.engine.failure is not None:
             raise Refused(f"the engine stopped: {product.engine.failure}")
     finally:

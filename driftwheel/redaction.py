@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from driftwheel.config import Config
+from driftwheel.files import placed_lines, writing
 from driftwheel.folder import DataFolder
 from driftwheel.keys import redaction_key
 from driftwheel.pipeline import stage_settings
@@ -67,7 +67,7 @@ def redact_file(config: Config, source: str, target: str, wanted: Wanted, consol
     chosen = read_policy(wanted.policy) if wanted.policy else policies_of(settings).of(wanted.tenant)
     rows = _rows(source)
     failed = 0
-    with _writer(target) as out, _bar(console, len(rows)) as advance:
+    with writing(target) as out, _bar(console, len(rows)) as advance:
         work = partial(answer, settings, chosen, wanted.tenant, parity=wanted.parity)
         for done in _answers(work, _batches(rows), wanted.jobs):
             for line in done:
@@ -84,17 +84,7 @@ def _settings(config: Config) -> RedactSettings:
 
 
 def _rows(source: str) -> list[Row]:
-    lines = sys.stdin.readlines() if source == "-" else _lines(Path(source))
-    return [_row(line, f"{source}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: byte {error.start} is wrong") from error
+    return [_row(line, place) for line, place in placed_lines(source)]
 
 
 def _row(line: str, place: str) -> Row:
@@ -153,24 +143,6 @@ def _bar(console: Console, total: int) -> Generator[Any]:
         yield partial(progress.advance, task)
 
 
-@contextmanager
-def _writer(target: str) -> Generator[TextIO]:
-    """A file that is there whole or not at all."""
-    if target == "-":
-        yield sys.stdout
-        return
-    path = Path(target)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            yield file
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def try_policy(
     config: Config, file: Path, source: str | None, texts: Sequence[str], console: Console, *, as_json: bool
 ) -> None:
@@ -206,5 +178,7 @@ def _summary(policy: Policy) -> dict[str, Any]:
         "own rules": [f"{one.entity}: {one.pattern or ', '.join(one.keys)}" for one in policy.custom],
         "store": f"{policy.store} consent",
         "train": "never" if policy.train == "never" else f"{policy.train} consent",
+        "evaluate": "never" if policy.evaluate == "never" else f"{policy.evaluate} consent",
+        "retention": {name: f"{days} days" for name, days in policy.retention},
         "dropped": [*policy.drop_fields, *(f"attributes {one}" for one in policy.drop_attributes)],
     }

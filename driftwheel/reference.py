@@ -79,11 +79,17 @@ def _commands() -> Iterator[str]:
 
 def _command(command: Any, context: Any) -> Iterator[str]:
     if isinstance(command, TyperGroup):
+        if command.invoke_without_command:
+            yield from _described(command, context)
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             if child is not None:
                 yield from _command(child, typer.Context(child, info_name=name, parent=context))
         return
+    yield from _described(command, context)
+
+
+def _described(command: Any, context: Any) -> Iterator[str]:
     yield f"### `{context.command_path}`"
     yield ""
     yield " ".join((command.help or "").split())
@@ -128,7 +134,7 @@ def _stages() -> Iterator[str]:
 
 def _topics() -> Iterator[str]:
     for topic in TOPICS:
-        record = topic.record.__name__ if topic.record else "OTLP `ExportTraceServiceRequest`"
+        record = topic.record.__name__ if topic.record else f"OTLP `{topic.carries}`"
         kept = "newest of each" if topic.compacted else f"{topic.retention.total_seconds() / 86400:g} days"
         yield f"| `{topic.name}` | {record} | {kept} |"
 

@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import NamedTuple
 
 from rich.console import Console
 from starlette.requests import Request
@@ -15,27 +16,30 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from connectors.clickhouse.sink import ClickHouseSink
+from connectors.clickhouse.store import Store
 from connectors.kafka.log import KafkaLog, KafkaLogSettings
 from connectors.nemo.microservices import Microservices
+from driftwheel.canaries import Canaries, canary_settings
 from driftwheel.clock import utc_now
 from driftwheel.cluster import Cluster, Watch
 from driftwheel.config import Config
 from driftwheel.folder import DataFolder
-from driftwheel.gateway import GatewaySettings, Server, create_app
 from driftwheel.health import health_server
 from driftwheel.instance import instance_folder
+from driftwheel.judge_setup import floor_of, open_judging
 from driftwheel.kafka_engine import KafkaEngine
-from driftwheel.keys import key_ring
 from driftwheel.library import StoreLibrary, open_store
-from driftwheel.network import is_loopback
+from driftwheel.memory import tidy_memory
 from driftwheel.pipeline import wheel_stages, worker_stages
+from driftwheel.ports import Face, Ports, Where
 from driftwheel.product import wait_for_interrupt
+from driftwheel.retention import Retention, quarantine_days
 from driftwheel.seldom import Seldom
 from driftwheel.telemetry import Metrics
 from driftwheel.worker import DEFECT, Worker, WorkerSettings
 from processors.stage import Stage
 from schemas.errors import Refused
-from schemas.topics import DEAD_LETTERS, TRIGGERS
+from schemas.topics import DEAD_LETTERS, SIGNALS, TRIGGERS, Topic
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +80,7 @@ def serve_worker(cluster: Cluster, stages: Sequence[Stage], stack: ExitStack, co
     """A worker over ``stages`` with its tables, clock and health, ready to ``run``."""
     cluster.check()
     config = cluster.config.worker
+    stack.enter_context(tidy_memory())
     folder = stack.enter_context(instance_folder(cluster.state_folder()))
     held, kafka = cluster.held_clock(stages[-1], _end_at_once), cluster.kafka
     worker = Worker(
@@ -94,7 +99,7 @@ def serve_worker(cluster: Cluster, stages: Sequence[Stage], stack: ExitStack, co
     return worker
 
 
-def run_gateway(config: Config, host: str | None, port: int | None, console: Console) -> None:
+def run_gateway(config: Config, where: Where, console: Console) -> None:
     """``driftwheel gateway``: agents' traces and signals into Kafka."""
     _log_to_stderr()
     with ExitStack() as stack:
@@ -102,18 +107,12 @@ def run_gateway(config: Config, host: str | None, port: int | None, console: Con
         cluster.check()
         log = KafkaLog(cluster.kafka, cluster.framing)
         stack.callback(log.close)
-        where = host or config.gateway.host
-        token = config.gateway.token.get_secret_value()
-        settings = GatewaySettings(
-            token=token,
-            max_body=config.gateway.max_body_bytes,
-            loopback=is_loopback(where),
-            hosts=config.gateway.hosts,
-            keys=key_ring(config, utc_now, is_loopback(where)),
-        )
-        app = create_app(log, utc_now, settings, log.ready, [Route("/metrics", _exposition(cluster.metrics))])
-        server = stack.enter_context(Server(app, where, config.gateway.port if port is None else port))
-        console.print(f"driftwheel gateway: send traces and signals to {server.url}", highlight=False)
+        face = Face(log.ready, [Route("/metrics", _exposition(cluster.metrics))])
+        ports = Ports(config, where, log, utc_now, face)
+        stack.callback(ports.close)
+        console.print(f"driftwheel gateway: send traces and signals to {ports.told}", highlight=False, soft_wrap=True)
+        planted = canary_settings(config, cluster.key)
+        stack.enter_context(Canaries(planted, cluster.metrics, cluster.clock, log=log).running())
         wait_for_interrupt()
 
 
@@ -129,13 +128,13 @@ def run_sink(config: Config, console: Console) -> None:
     """``driftwheel sink``: every clean topic into the store."""
     _log_to_stderr()
     with ExitStack() as stack:
-        cluster = Cluster(config, stack)
-        cluster.check()
-        store = open_store(config, DataFolder(config.data_dir))
-        stack.callback(store.close)
-        log = KafkaLog(cluster.kafka, cluster.framing, KafkaLogSettings("sink", topics=(DEAD_LETTERS.name,)))
-        stack.callback(log.close)
+        cluster, store, log = _opened(config, stack, "sink", DEAD_LETTERS)
+        retention = Retention(store, lambda: cluster.quarantine, quarantine_days(config), utc_now)
+        stack.callback(retention.close)
+        retention.start()
         engine = KafkaEngine(cluster, log, [], [ClickHouseSink(store)], cluster.state_folder())
+        planted = canary_settings(config, cluster.key)
+        stack.enter_context(Canaries(planted, cluster.metrics, cluster.clock, ask=store.select).running())
         _run_engine(engine, cluster, stack, "sink", console)
 
 
@@ -144,39 +143,93 @@ def run_job_runner(config: Config, console: Console) -> None:
     _log_to_stderr()
     if not config.nemo.url:
         raise Refused("nemo.url is not set: name a NeMo, or start the local one with `python -m deploy.local_nemo`")
-    if not config.store.url.get_secret_value():
-        raise Refused(
-            "store.url is not set: the job-runner reads labelled samples from a ClickHouse server. On one machine "
-            "`driftwheel up` holds store, sink and job-runner in one process"
-        )
+    _check_store(
+        config,
+        "the job-runner reads labelled samples from a ClickHouse server. On one machine `driftwheel up` holds store, "
+        "sink and job-runner in one process",
+    )
     with ExitStack() as stack:
-        cluster = Cluster(config, stack)
-        cluster.check()
-        store = open_store(config, DataFolder(config.data_dir))
-        stack.callback(store.close)
+        cluster, store, log = _opened(config, stack, "job-runner", TRIGGERS)
         nemo = Microservices(
             config.nemo.url, namespace=config.nemo.namespace, token=config.nemo.token.get_secret_value()
         )
         stack.callback(nemo.close)
-        log = KafkaLog(cluster.kafka, cluster.framing, KafkaLogSettings("job-runner", topics=(TRIGGERS.name,)))
-        stack.callback(log.close)
-        stages = [one for one in wheel_stages(config, cluster.key, nemo, StoreLibrary(store)) if one.effects]
+        library = StoreLibrary(store, cluster.clock, floor_of(config))
+        stages = [one for one in wheel_stages(config, cluster.key, nemo, library) if one.effects]
         folder = stack.enter_context(instance_folder(cluster.state_folder()))
         engine = KafkaEngine(cluster, log, stages, [], folder)
         _run_engine(engine, cluster, stack, "job-runner", console)
 
 
-def _run_engine(engine: KafkaEngine, cluster: Cluster, stack: ExitStack, name: str, console: Console) -> None:
-    config = cluster.config.worker
-    url = stack.enter_context(
-        health_server(config.host, config.port, engine.stalled, engine.problems, cluster.metrics.text)
+def run_judge(config: Config, console: Console) -> None:
+    """``driftwheel judge run``: live turns of the store judged, verdicts into Kafka."""
+    _log_to_stderr()
+    if not config.judge.url:
+        raise Refused("judge.url is not set: name an OpenAI-compatible endpoint, and its model as judge.model")
+    _check_store(
+        config,
+        "the judge reads turns from a ClickHouse server. On one machine `driftwheel up` judges by itself when "
+        "judge.url is set",
     )
+    with ExitStack() as stack:
+        cluster, store, log = _opened(config, stack, "judge", SIGNALS)
+        folder = stack.enter_context(instance_folder(cluster.state_folder() / "judge"))
+        opening = open_judging(config, cluster.key, folder, store, log, cluster.metrics.judges, cluster.clock)
+        judging = stack.enter_context(opening)
+        running = _Running(judging.defects, judging.problems, judging.running(), lambda: judging.failure)
+        _serve(running, cluster, stack, "judge", console)
+
+
+def _check_store(config: Config, why: str) -> None:
+    if not config.store.url.get_secret_value():
+        raise Refused(f"store.url is not set: {why}")
+
+
+def _opened(config: Config, stack: ExitStack, name: str, topic: Topic) -> tuple[Cluster, Store, KafkaLog]:
+    """The cluster, the store and the topics of a process that reads ``topic``; ``stack`` closes them."""
+    cluster = Cluster(config, stack)
+    cluster.check()
+    store = open_store(config, DataFolder(config.data_dir))
+    stack.callback(store.close)
+    log = KafkaLog(cluster.kafka, cluster.framing, KafkaLogSettings(name, topics=(topic.name,)))
+    stack.callback(log.close)
+    return cluster, store, log
+
+
+class _Running(NamedTuple):
+    """What a process does: what health asks of it, what it does while it serves, and the defect that ended it."""
+
+    stalled: Callable[[], list[str]]
+    problems: Callable[[], list[str]]
+    work: AbstractContextManager[None]
+    failure: Callable[[], BaseException | None]
+
+
+@contextmanager
+def _working(engine: KafkaEngine) -> Generator[None]:
     engine.start()
-    stack.callback(engine.stop)
+    try:
+        yield
+    finally:
+        engine.stop()
+
+
+def _run_engine(engine: KafkaEngine, cluster: Cluster, stack: ExitStack, name: str, console: Console) -> None:
+    running = _Running(engine.stalled, engine.problems, _working(engine), lambda: engine.failure)
+    _serve(running, cluster, stack, name, console)
+
+
+def _serve(running: _Running, cluster: Cluster, stack: ExitStack, name: str, console: Console) -> None:
+    """Work, with health beside it, until it is told to stop or has failed."""
+    worker = cluster.config.worker
+    health = health_server(worker.host, worker.port, running.stalled, running.problems, cluster.metrics.text)
+    url = stack.enter_context(health)
+    stack.enter_context(running.work)
     console.print(f"driftwheel {name}: health on {url}", highlight=False)
-    wait_for_interrupt(lambda: engine.failure is not None)
-    if engine.failure is not None:
-        raise Refused(f"the {name} stopped: {engine.failure}")
+    wait_for_interrupt(lambda: running.failure() is not None)
+    failure = running.failure()
+    if failure is not None:
+        raise Refused(f"the {name} stopped: {failure}")
 
 
 def _log_to_stderr() -> None:

@@ -1,21 +1,19 @@
 """One pure stage alone, over JSON Lines: ``{"topic": ..., "record": ...}`` in and out.
 
-A record is the JSON of its pydantic model; on ``otlp_spans`` it is OTLP/JSON (an ExportTraceServiceRequest). At the
-end of the input every timer of the stage runs out, so that what waits for more is emitted too.
+A record is the JSON of its pydantic model; on ``otlp_spans`` and ``otlp_logs`` it is OTLP/JSON (an export request). At
+the end of the input every timer of the stage runs out, so that what waits for more is emitted too.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, TextIO
 
 from driftwheel.api import Table
 from driftwheel.config import Config
+from driftwheel.files import reading, writing
 from driftwheel.folder import DataFolder
 from driftwheel.keys import redaction_key
 from driftwheel.pipeline import WHEEL, pure_stages
@@ -25,7 +23,7 @@ from processors.state import MemoryState
 from schemas import codec
 from schemas.errors import Invalid, UsageError
 from schemas.events import EPOCH, Record
-from schemas.topics import BY_NAME, OTLP_SPANS, topic_of
+from schemas.topics import BY_NAME, OTLP_LOGS, OTLP_SPANS, topic_of
 
 BATCH = 500
 
@@ -44,7 +42,7 @@ def run_stage(config: Config, name: str, source: str, target: str) -> None:
     stage = _find(config, name)
     store = MemoryState()
     last = EPOCH
-    with _reader(source) as lines, _writer(target) as out:
+    with reading(source) as lines, writing(target) as out:
         for batch in _batches(_messages(stage, source, lines)):
             last = max(last, *(message.time for message in batch))
             _write(out, stage.process(batch, store))
@@ -78,10 +76,11 @@ def _messages(stage: Stage, source: str, lines: Iterable[str]) -> Iterator[Messa
 
 def _message(topic: str, record: Any, number: int, source: str) -> Message:
     try:
-        if topic == OTLP_SPANS.name:
-            from connectors.otlp import request_from_json
+        if topic in (OTLP_SPANS.name, OTLP_LOGS.name):
+            from connectors.otlp import LOGS, TRACES
 
-            value = request_from_json(json.dumps(record).encode()).SerializeToString()
+            export = TRACES if topic == OTLP_SPANS.name else LOGS
+            value = export.from_json(json.dumps(record).encode()).SerializeToString()
             return Message(topic, number, "", value, datetime.now(UTC))
         kind = BY_NAME[topic].record
         if kind is None:
@@ -108,29 +107,3 @@ def _write(out: TextIO, records: Iterable[Record]) -> None:
     for record in records:
         line = {"topic": topic_of(record).name, "record": record.model_dump(mode="json")}
         out.write(json.dumps(line) + "\n")
-
-
-@contextmanager
-def _reader(source: str) -> Generator[TextIO]:
-    if source == "-":
-        yield sys.stdin
-        return
-    try:
-        with Path(source).open(encoding="utf-8") as file:
-            yield file
-    except OSError as error:
-        raise UsageError(f"{source} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{source} is not UTF-8 text: byte {error.start} is wrong") from error
-
-
-@contextmanager
-def _writer(target: str) -> Generator[TextIO]:
-    if target == "-":
-        yield sys.stdout
-        return
-    try:
-        with Path(target).open("w", encoding="utf-8") as file:
-            yield file
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written: {error.strerror}") from error

@@ -3,38 +3,33 @@
 A trace waits a moment after its root for late spans, then its turn is emitted. A span that comes later still
 and changes the turn emits it again under the same ``event_id``: readers keep the newest. Turns count up in
 the order in which they are emitted, by start within one tick; one that comes very late gets a later index
-than its place. A session closes after a gap without spans, on the clock of their acceptance, so that a
-producer's wrong clock neither closes nor holds it.
+than its place. What follows what is decided by the turns' own times: signals that a late turn contradicts are
+taken back (see ``processors.listening``). Timers run on the clock of acceptance, so that a producer's wrong
+clock neither closes nor holds a session.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from operator import itemgetter
 from typing import Any, cast
 
+from processors.likeness import LETTERS, Likeness
+from processors.listening import Listener, act, forget_old, forget_person, remember, unheard
 from processors.moments import micros, moment, seconds
-from processors.reactions import ABANDONMENT, Reaction, is_closing, reactions
+from processors.phrases import CANCELLED, flat
+from processors.reactions import ReactionRules
 from processors.stage import Event, Stage, forget
 from processors.state import KeyState
-from processors.traces import Node, members, node_of, roots, turn_of
-from schemas.events import EPOCH, Record, Redaction, Signal, Span, Turn, identity
+from processors.traces import Node, members, node_of, roots, slim, turn_of, weight_of
+from schemas.events import EPOCH, Record, Span, Turn, identity
+from schemas.subjects import Subject
 from schemas.topics import SIGNALS, SPANS, TURNS
 
 _LOOSE_TRACES = 16
 _GONE_TRACES = 256
-_RECALLED = {
-    "turn_id",
-    "trace_id",
-    "session_id",
-    "agent",
-    "subject_hash",
-    "input",
-    "redaction",
-    "consent_train",
-}
+_TOOLS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +38,24 @@ class AssembleSettings:
 
     ``settle``: how long a root waits for late spans. ``orphan_settle``: the same for a root that names a
     parent nobody has seen (it may be a sub-agent whose parent is still at work). ``gap``: silence that closes
-    a session. ``lateness``: how long a closed session is remembered. ``rephrase_at``: likeness of two
-    messages (0 to 1) from which the second rephrases the first, when at most ``rephrase_gap`` apart.
-    ``recent_turns``: turns of a session that can still change. ``trace_spans``: spans of a trace that are
-    kept; more are not counted.
+    a session, by the turns' own times and by the clock of acceptance. ``early``: silence after which a session
+    counts as abandoned unless the user returns within the gap. ``lateness``: how long a closed session is
+    remembered. ``recent_turns``: turns of a session that can still change. ``trace_spans``: spans of a trace
+    that are kept; more are not counted. ``trace_bytes``: about how much of the spans of turns that were emitted
+    is kept; beyond it only the newest of them can change. ``vectors``: whether to compare by meaning where the
+    model is there. ``rules``: thresholds of the signals.
     """
 
     settle: float = 1.0
     orphan_settle: float = 30.0
     gap: float = 1_800.0
+    early: float = 600.0
     lateness: float = 300.0
-    rephrase_at: float = 0.5
-    rephrase_gap: float = 300.0
     recent_turns: int = 4
     trace_spans: int = 1_000
+    trace_bytes: int = 6_000
+    vectors: bool = True
+    rules: ReactionRules = field(default_factory=ReactionRules)
 
 
 class Assemble(Stage):
@@ -65,11 +64,13 @@ class Assemble(Stage):
     name = "assemble"
     sources = (SPANS,)
     emits = (TURNS, SIGNALS)
+    memo_size = 48
     by = "session"
 
-    def __init__(self, settings: AssembleSettings | None = None) -> None:
-        self._settings = settings or AssembleSettings()
-        super().__init__(self._settings)
+    def __init__(self, settings: AssembleSettings | None = None, alike: Likeness = LETTERS) -> None:
+        chosen = self._settings = settings or AssembleSettings()
+        super().__init__(chosen)
+        self._listener = Listener(chosen.rules, chosen.gap, chosen.early, alike)
 
     def key(self, record: Record) -> str:
         """One state per session."""
@@ -78,10 +79,10 @@ class Assemble(Stage):
     def step(self, event: Event, state: KeyState) -> Iterable[Record]:
         """Keep the span; emit again a turn that it changes."""
         span, data = cast("Span", event.record), _opened(state)
-        data.update(tenant=span.tenant, closed=False)
+        data.update(tenant=span.tenant, closed=False, quiet=False)
         heard = span.received_time if span.received_time > EPOCH else span.event_time
         data["last"] = max(data["last"], micros(heard))
-        if span.trace_id not in data["gone"]:
+        if _short(span.trace_id) not in data["gone"]:
             yield from self._keep(data, span)
         state.due = self._next_due(data)
 
@@ -90,10 +91,24 @@ class Assemble(Stage):
         if span.kind != "agent" and len(trace["nodes"]) >= self._settings.trace_spans:
             return
         trace["nodes"][span.span_id] = node_of(span)
+        if span.kind == "tool" and not span.parent_span_id:
+            act(data, span)
         fresh = _fresh(trace)
         trace["due"] = max((self._ready_at(root, trace) for root in fresh), default=None)
-        yield from _changed(data, trace)
-        _bound(data)
+        yield from self._changed(data, trace)
+        _bound(data, self._settings)
+
+    def _changed(self, data: dict[str, Any], trace: dict[str, Any]) -> Iterator[Record]:
+        """Emit again the turns that a late span changes, and what that changes about signals."""
+        for turn_id, kept in trace["turns"].items():
+            root = trace["nodes"][turn_id.rpartition(".")[2]]
+            turn, spans = _built(data, trace, root, kept["index"])
+            if turn is not None and _digest(turn) != kept["digest"]:
+                kept["digest"] = _digest(turn)
+                yield turn
+                slim(root, trace["nodes"])
+                remember(data, turn, _stopped(spans), _tools(spans))
+        yield from self._listener.changed(data)
 
     def _ready_at(self, root: Node, trace: dict[str, Any]) -> int:
         orphan = root["parent_span_id"] and root["parent_span_id"] not in trace["nodes"]
@@ -109,7 +124,9 @@ class Assemble(Stage):
             yield from self._emit(data, root, trace)
         for trace in due:
             trace["due"] = None
-        _bound(data, self._settings.recent_turns)
+        if due:
+            yield from self._listener.changed(data)
+        _bound(data, self._settings)
         if all(t["due"] is None for t in data["traces"].values()):
             yield from self._close(data, instant, state)
         state.due = self._next_due(data) if data else None
@@ -118,41 +135,56 @@ class Assemble(Stage):
         if data["closed"]:
             if instant >= data["forget"]:
                 forget(state)
-        elif instant >= data["last"] + seconds(self._settings.gap):
+            return
+        if not data["quiet"] and instant >= data["last"] + seconds(self._early):
+            data["quiet"] = True
+            yield from self._listener.silent(data)
+        if instant >= data["last"] + seconds(self._settings.gap):
             data.update(closed=True, forget=instant + seconds(self._settings.lateness))
-            if data["turns"] and not is_closing(data["turns"][-1]["input"]):
-                left = data["turns"][-1]
-                yield _signal(data, left, ABANDONMENT, left["end"] + seconds(self._settings.gap))
+            yield from self._listener.closed(data)
+
+    @property
+    def _early(self) -> float:
+        return min(self._settings.early, self._settings.gap)
 
     def _next_due(self, data: dict[str, Any]) -> datetime:
         waits = [t["due"] for t in data["traces"].values() if t["due"] is not None]
-        end = data["forget"] if data["closed"] else data["last"] + seconds(self._settings.gap)
+        silence = self._settings.gap if data["quiet"] else self._early
+        end = data["forget"] if data["closed"] else data["last"] + seconds(silence)
         return moment(min(waits, default=end))
 
+    def erase(self, name: str, state: KeyState, about: Subject) -> Iterable[Record]:
+        """See Stage: their traces and turns go, and the session when nothing else is in it."""
+        yield from super().erase(name, state, about)
+        data = _opened(state)
+        data["traces"] = {trace: held for trace, held in data["traces"].items() if not _theirs(trace, held, about)}
+        forget_person(data, about.hash)
+        if data["traces"] or data["turns"]:
+            state.due = self._next_due(data)
+        else:
+            forget(state)
+
     def _emit(self, data: dict[str, Any], root: Node, trace: dict[str, Any]) -> Iterator[Record]:
-        turn = _built(data, trace, root, data["next"])
+        turn, spans = _built(data, trace, root, data["next"])
         if turn is None:
             return
         data["next"] += 1
         trace["turns"][turn.turn_id] = {"index": turn.turn_index, "digest": _digest(turn)}
         yield turn
-        before = [t for t in data["turns"] if t["start"] < root["start"]]
-        if before:
-            yield from self._reactions(data, before[-1], turn)
-        data["turns"].append(turn.model_dump(include=_RECALLED) | {"start": root["start"], "end": root["end"]})
-        data["turns"].sort(key=itemgetter("start"))
-
-    def _reactions(self, data: dict[str, Any], before: dict[str, Any], turn: Turn) -> Iterator[Record]:
-        start, limits = micros(turn.event_time), (self._settings.rephrase_at, self._settings.rephrase_gap)
-        gap = (start - before["end"]) / 1_000_000
-        for reaction in reactions(before["input"], turn.input, gap, *limits):
-            yield _signal(data, before, reaction, start, turn)
+        slim(root, trace["nodes"])
+        remember(data, turn, _stopped(spans), _tools(spans))
 
 
 def _opened(state: KeyState) -> dict[str, Any]:
     if not state.data:
-        state.data.update(traces={}, turns=[], next=0, last=0, closed=False, forget=0, gone=[])
+        state.data.update(traces={}, next=0, last=0, closed=False, quiet=False, forget=0, gone=[], **unheard())
+    elif "acts" not in state.data:  # an earlier release kept its turns in another form
+        state.data.update(quiet=False, **unheard())
     return state.data
+
+
+def _theirs(name: str, trace: dict[str, Any], about: Subject) -> bool:
+    return name in about.traces or any(node["subject_hash"] == about.hash for node in trace["nodes"].values())
 
 
 def _fresh(trace: dict[str, Any]) -> list[Node]:
@@ -170,63 +202,45 @@ def _roots_of(traces: Iterable[dict[str, Any]]) -> Iterator[tuple[Node, dict[str
             yield root, trace
 
 
-def _built(data: dict[str, Any], trace: dict[str, Any], root: Node, index: int) -> Turn | None:
+def _built(data: dict[str, Any], trace: dict[str, Any], root: Node, index: int) -> tuple[Turn | None, list[Node]]:
+    """The turn of a root as it is now, and its spans."""
     nodes = trace["nodes"]
     tops = roots(nodes)
     if root not in tops:
         tops = [root]
-    return turn_of(root, members(root, tops, nodes), index, data["tenant"])
+    spans = members(root, tops, nodes)
+    return turn_of(root, spans, index, data["tenant"]), spans
 
 
-def _changed(data: dict[str, Any], trace: dict[str, Any]) -> Iterator[Record]:
-    for turn_id, kept in trace["turns"].items():
-        root = trace["nodes"][turn_id.rpartition(".")[2]]
-        turn = _built(data, trace, root, kept["index"])
-        if turn is not None and _digest(turn) != kept["digest"]:
-            kept["digest"] = _digest(turn)
-            yield turn
+def _stopped(spans: Iterable[Node]) -> str:
+    """The kind of the operation that somebody stopped, the last one; '' when nobody did."""
+    kinds = [n["kind"] for n in spans if n["status"] == "error" and CANCELLED.search(flat(n["status_message"]))]
+    return kinds[-1] if kinds else ""
+
+
+def _tools(spans: Iterable[Node]) -> list[str]:
+    return sorted({n["tool_name"] for n in spans if n["kind"] == "tool" and n["tool_name"]})[:_TOOLS]
 
 
 def _digest(turn: Turn) -> str:
     return identity(turn.model_dump_json())
 
 
-def _bound(data: dict[str, Any], recent: int | None = None) -> None:
+def _bound(data: dict[str, Any], settings: AssembleSettings) -> None:
     """Let go of old turns, of their traces, and of all but the newest traces that have no root yet."""
-    if recent is not None:
-        del data["turns"][:-recent]
-    kept = {turn["trace_id"] for turn in data["turns"]}
-    traces = data["traces"]
+    forget_old(data)
+    traces, kept, room = data["traces"], set[str](), settings.trace_bytes
+    for turn in reversed(data["turns"][-settings.recent_turns :]):
+        trace = traces.get(turn["trace_id"])
+        room -= weight_of(trace["nodes"]) if trace and turn["trace_id"] not in kept else 0
+        if room >= 0 or not kept:
+            kept.add(turn["trace_id"])
     loose = [name for name, trace in traces.items() if name not in kept and trace["due"] is None]
     answered = [name for name in loose if traces[name]["turns"]]
     for name in (*answered, *[n for n in loose if n not in answered][:-_LOOSE_TRACES]):
         del traces[name]
-    data["gone"] = [*data["gone"], *answered][-_GONE_TRACES:]
+    data["gone"] = [*data["gone"], *map(_short, answered)][-_GONE_TRACES:]
 
 
-def _signal(
-    data: dict[str, Any], about: dict[str, Any], reaction: Reaction, time: int, turn: Turn | None = None
-) -> Signal:
-    """An implicit signal about a turn; the text is the message that made it, when it is a complaint."""
-    complaint = turn is not None and reaction.value < 0
-    shown = turn if complaint else None
-    return Signal(
-        event_id=identity(
-            "implicit", data["tenant"], reaction.name, about["turn_id"], turn.turn_id if turn else "close"
-        ),
-        tenant=data["tenant"],
-        agent=about["agent"],
-        subject_hash=about["subject_hash"],
-        event_time=moment(time),
-        redaction=shown.redaction if shown else Redaction.model_validate(about["redaction"]),
-        consent_train=about["consent_train"] and (turn is None or turn.consent_train),
-        session_id=about["session_id"],
-        turn_id=about["turn_id"],
-        trace_id=about["trace_id"],
-        name=reaction.name,
-        kind="implicit",
-        source="assemble",
-        value=reaction.value,
-        weight=reaction.weight,
-        text=shown.input if shown else "",
-    )
+def _short(trace_id: str) -> str:
+    return identity(trace_id)[:10]

@@ -19,6 +19,7 @@ from processors.moments import micros, moment, seconds
 from processors.stage import Event, Stage, forget
 from processors.state import KeyState
 from schemas.events import Outcome, Record, Score, Signal, identity
+from schemas.subjects import Subject
 from schemas.topics import OUTCOMES, SCORES, SIGNALS
 
 
@@ -62,7 +63,7 @@ class Attribute(Stage):
         if isinstance(record, Score):
             self._heard(data, micros(max(record.event_time, record.end_time)))
             _keep_score(data, record, self._settings.turns)
-        elif isinstance(record, Signal) and record.source != "shadow":
+        elif isinstance(record, Signal) and record.source != "shadow" and record.weight > 0:
             if record.name != "abandonment":
                 self._heard(data, micros(record.event_time))
             data["signals"].append(list(_evidence(record)))
@@ -88,6 +89,20 @@ class Attribute(Stage):
         data["forget"] = micros(now) + seconds(self._settings.lateness)
         state.due = moment(data["forget"])
         yield from self._settle(data)
+
+    def erase(self, name: str, state: KeyState, about: Subject) -> Iterable[Record]:
+        """See Stage: their turns go with what was said about them, and the session when nothing else is in it."""
+        yield from super().erase(name, state, about)
+        data = _opened(state)
+        gone = {turn_id for turn_id, turn in data["turns"].items() if turn["subject_hash"] == about.hash}
+        data["turns"] = {turn_id: turn for turn_id, turn in data["turns"].items() if turn_id not in gone}
+        held = [Evidence(*one) for one in data["signals"]]
+        data["signals"] = [
+            list(one) for one in held
+            if one.turn_id not in gone and not about.has_turn(one.turn_id) and one.trace_id not in about.traces
+        ]  # fmt: skip
+        if name in about.sessions or not (data["turns"] or data["signals"]):
+            forget(state)
 
     def _settle(self, data: dict[str, Any]) -> Iterator[Record]:
         """Every turn whose reaction is seen, or whose verdict changed, in the order of the session."""
@@ -129,7 +144,8 @@ def _evidence(signal: Signal) -> Evidence:
     text = signal.text if signal.name == "correction" else ""
     return Evidence(
         signal.event_id, signal.name, signal.kind, signal.source, signal.value, signal.weight, text,
-        signal.turn_id, signal.trace_id, micros(signal.event_time),
+        signal.turn_id, signal.trace_id, micros(signal.event_time), signal.span_id, signal.feedback_id,
+        micros(signal.received_time),
     )  # fmt: skip
 
 
@@ -142,7 +158,8 @@ def _about(turns: list[dict[str, Any]], signals: list[Evidence]) -> dict[str, li
         if one.turn_id:
             named = one.turn_id
         elif one.trace_id:
-            named = last_of_trace.get(one.trace_id)
+            root = f"{one.trace_id}.{one.span_id}"
+            named = root if root in about else last_of_trace.get(one.trace_id)
         else:
             begun = bisect_right(starts, one.time)
             named = turns[begun - 1]["turn_id"] if begun else None

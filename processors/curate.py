@@ -22,6 +22,7 @@ from processors.stage import Event, Stage
 from processors.state import KeyState
 from processors.text import chance, normal, resemblance, sketch
 from schemas.events import Alarm, Outcome, Record, Sample, Turn, identity
+from schemas.subjects import Subject
 from schemas.topics import ALARMS, OUTCOMES, SAMPLES, TURNS
 
 _VERSIONS = 8
@@ -81,6 +82,16 @@ class Curate(Stage):
         elif isinstance(record, Alarm) and record.level == "alarm":
             data["focus"][record.model_version] = self._settings.focus_turns
             shorten(data["focus"], _VERSIONS)
+
+    def erase(self, name: str, state: KeyState, about: Subject) -> Iterable[Record]:
+        """See Stage: their turns and outcomes go. Sketches of chosen texts stay: nobody can be read from them."""
+        yield from super().erase(name, state, about)
+        data = _opened(state)
+        data["turns"] = {i: turn for i, turn in data["turns"].items() if turn.get("subject_hash") != about.hash}
+        data["early"] = {
+            turn_id: text for turn_id, text in data["early"].items()
+            if about.hash not in text and not about.has_turn(turn_id)
+        }  # fmt: skip
 
     def _keep(self, data: dict[str, Any], turn: Turn) -> None:
         if turn.consent_train and normal(turn.input) and not is_closing(turn.input):
@@ -186,6 +197,7 @@ def _sample(turn: Turn, outcome: Outcome, reason: str, propensity: float) -> Sam
             "event_time": turn.event_time,
             "redaction": turn.redaction,
             "consent_train": turn.consent_train,
+            "consent_evaluate": turn.consent_evaluate,
             "session_id": turn.session_id,
             "turn_id": turn.turn_id,
             "model_version": outcome.model_version,

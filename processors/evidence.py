@@ -24,7 +24,10 @@ _POLARITY = {
 
 
 class Evidence(NamedTuple):
-    """One signal about a turn, as state keeps it. ``time`` in microseconds."""
+    """One signal about a turn, as state keeps it. ``time`` in microseconds. ``feedback``: what its revisions share.
+
+    ``received``: when it came, in microseconds: of two at the same time the later one counts.
+    """
 
     id: str
     name: str
@@ -36,6 +39,9 @@ class Evidence(NamedTuple):
     turn_id: str
     trace_id: str
     time: int
+    span_id: str = ""
+    feedback: str = ""
+    received: int = 0
 
     @property
     def force(self) -> float:
@@ -76,10 +82,10 @@ class Judgement(NamedTuple):
 
 
 def newest(found: Iterable[Evidence]) -> list[Evidence]:
-    """One signal of each name and source, the newest: who changes their mind is heard once."""
-    kept: dict[tuple[str, str], Evidence] = {}
-    for one in sorted(found, key=lambda e: (e.time, e.id)):
-        kept[one.name, one.source] = one
+    """One signal of each feedback, or name and source, the newest: who changes their mind is heard once."""
+    kept: dict[tuple[str, ...], Evidence] = {}
+    for one in sorted(found, key=lambda e: (e.time, e.received, e.id)):
+        kept[(one.feedback,) if one.feedback else (one.name, one.source)] = one
     return sorted(kept.values(), key=lambda e: (e.time, e.id))
 
 

@@ -19,6 +19,7 @@ from processors.stage import Event, Stage
 from processors.state import KeyState
 from processors.text import normal
 from schemas.events import Alarm, Deployment, Job, Label, Record, Sample, Trigger, identity
+from schemas.subjects import Subject
 from schemas.topics import ALARMS, DEPLOYMENTS, JOBS, LABELS, SAMPLES, TRIGGERS
 
 _VERSIONS = 8
@@ -69,6 +70,15 @@ class Plan(Stage):
             version = self._deployment(data, record)
         if version:
             yield from self._advance(data, version, record)
+
+    def erase(self, name: str, state: KeyState, about: Subject) -> Iterable[Record]:
+        """See Stage: their samples and labels go, and count no longer."""
+        yield from super().erase(name, state, about)
+        data = _opened(state)
+        held = [data["samples"], data["early"], data["used"], *(case["labels"] for case in data["cases"].values())]
+        for by_sample in held:
+            for sample_id in about.samples & set(by_sample):
+                del by_sample[sample_id]
 
     def _alarm(self, data: dict[str, Any], alarm: Alarm) -> str:
         if alarm.model_version in data["retired"]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from schemas.events import DeadLetter, LedgerEntry
-from schemas.topics import OTLP_SPANS
+from schemas.topics import OTLP_LOGS, OTLP_SPANS
 
 Mark = Literal["sent", "refused", "settled"]
 """What happened to a letter: its message was appended again; it failed as before; it did not."""
@@ -66,8 +66,8 @@ class Replay:
 
 
 def letter_of(letter: DeadLetter) -> Letter:
-    """A dead letter with its place: of a request's spans, each may have one of its own."""
-    found = _PLACE.match(letter.detail) if letter.topic == OTLP_SPANS.name else None
+    """A dead letter with its place: of a request's spans or log records, each may have one of its own."""
+    found = _PLACE.match(letter.detail) if letter.topic in (OTLP_SPANS.name, OTLP_LOGS.name) else None
     return Letter(letter.event_id, int(found[1]) if found else None)
 
 

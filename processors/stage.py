@@ -22,9 +22,10 @@ from processors.state import KeyState, StateStore
 from schemas import codec
 from schemas.errors import Invalid
 from schemas.events import EPOCH, RECORDS, DeadLetter, Record, identity
+from schemas.subjects import Subject
+from schemas.tenants import UNKNOWN, is_canary, plain_agent
 from schemas.topics import BY_NAME, By, Topic
 
-UNKNOWN = "unknown"
 _RECORD_BY_NAME = {record.__name__: record for record in RECORDS}
 
 
@@ -90,7 +91,10 @@ class Stage(ABC):
         self.settings = settings
 
     def prepare(self, messages: Sequence[Message]) -> list[Prepared]:
-        """Messages to events, in order, one result per message. Stateless; may run in another process."""
+        """Messages to events, in order, one result per message. Stateless; may run in another process.
+
+        Nothing follows from planted records (``processors.canaries``).
+        """
         return [self._prepare_one(message) for message in messages]
 
     def _prepare_one(self, message: Message) -> Prepared:
@@ -98,6 +102,8 @@ class Stage(ABC):
             record = codec.decode(message.value, BY_NAME[message.topic].record)
         except Invalid as error:
             return error
+        if is_canary(record.tenant):
+            return []
         return [Event(self.key(record), record.event_id, message.origin, record)]
 
     def key(self, record: Record) -> str:
@@ -120,6 +126,30 @@ class Stage(ABC):
         """``state.due`` has come. Clear or move ``due``; clear ``data`` to forget the key."""
         del key, now
         state.due = None
+        return ()
+
+    def erased(self, key: str, text: str, about: Subject) -> tuple[KeyState, list[Record]] | None:
+        """A key's state without a person, with the records that follow; None when it holds nothing of theirs.
+
+        Engines put it in place of ``text`` and append the records, all at once.
+        """
+        tenant, _, name = key.partition("/")
+        mine = about.hash in text or name in about.sessions or name in about.traces
+        if tenant != about.tenant or not (mine or self.by not in ("session", "trace")):
+            return None
+        state = KeyState.load(text)
+        records = list(self.erase(name, state, about))
+        return (state, records) if records or state.dump() != text else None
+
+    def erase(self, name: str, state: KeyState, about: Subject) -> Iterable[Record]:
+        """Let go, in place, of what a person's records left in the state of the key ``name`` (without its tenant).
+
+        By default only what repeated events would emit again. What was accepted and is in state alone is entered in the
+        ledger as dropped.
+        """
+        del name
+        for kept in state.memo.values():
+            kept[1] = [emitted for emitted in kept[1] if about.hash not in emitted[1]]
         return ()
 
     def process(self, batch: Sequence[Message], store: StateStore) -> list[Record]:
@@ -234,11 +264,13 @@ def dead_letter(stage: str, message: Message, error: Invalid, record: Record | N
     same letter, which says so.
     """
     message, replay = as_first(message), replay_of(message.headers)
+    named = message.headers.get("agent")
     event_id = identity("dead", stage, message.origin, error.reason, error.detail)
     return DeadLetter(
         event_id=event_id,
         tenant=message.headers.get("tenant", record.tenant if record else UNKNOWN),
-        agent=message.headers.get("agent", record.agent if record else UNKNOWN),
+        agent=plain_agent(named) if named is not None else record.agent if record else UNKNOWN,
+        subject_hash=record.subject_hash if record else "",
         event_time=message.time,
         received_time=message.time,
         stage=stage,

@@ -50,6 +50,11 @@ class KeyState:
         return cls(body["data"], body["memo"], datetime.fromisoformat(due) if due else None)
 
 
+def due_of(text: str) -> datetime | None:
+    """When the timer of a dumped state runs out."""
+    return KeyState.load(text).due
+
+
 class StateStore(Protocol):
     """Where a stage's keyed state lives. Engines make puts and outputs durable together."""
 

@@ -16,14 +16,18 @@ _TEXT_KINDS = ("agent", "llm", "chain", "other")
 _KEPT = (
     "session_id", "trace_id", "span_id", "parent_span_id", "kind", "status", "status_message", "model",
     "model_version", "tool_name", "category", "input_tokens", "output_tokens", "consent_train",
-    "subject_hash", "agent",
+    "consent_evaluate", "subject_hash", "agent",
 )  # fmt: skip
+_SELDOM = ("cost", "prompt_name", "prompt_version", "called_tools")
+"""Kept where they say something."""
+_NODE_BYTES = 450
 _NUMBERS = ("logprob_top1", "logprob_top2", "retrieval_score")
 
 
 def node_of(span: Span) -> Node:
     """What state keeps of a span."""
     node: Node = {name: getattr(span, name) for name in _KEPT}
+    node |= {name: value for name in _SELDOM if (value := getattr(span, name)) not in (None, "", [])}
     for name in _NUMBERS:
         value = getattr(span, name)
         node[name] = value if value is not None and math.isfinite(value) else None
@@ -39,12 +43,26 @@ def node_of(span: Span) -> Node:
     }
 
 
+def slim(root: Node, nodes: dict[str, Node]) -> None:
+    """Let go of the texts that the turn of a root no longer needs: those below it, when it has both of its own."""
+    if root["input"] and root["output"]:
+        for node in nodes.values():
+            if node["kind"] != "agent" and node["parent_span_id"] in nodes:
+                node.update(input="", output="", redaction={})
+
+
+def weight_of(nodes: dict[str, Node]) -> int:
+    """About how many bytes of state the spans of a trace take."""
+    return sum(_NODE_BYTES + len(node["input"]) + len(node["output"]) for node in nodes.values())
+
+
 def roots(nodes: dict[str, Node]) -> list[Node]:
     """The spans that stand for turns, by start.
 
     They are the topmost agent spans; without any, the topmost LLM or chain spans, or a topmost span of
-    another kind that has an LLM span below it (a web request, say).
+    another kind that has an LLM span below it (a web request, say). What an evaluator does is no turn.
     """
+    nodes = _working(nodes)
     found = [n for n in nodes.values() if n["kind"] == "agent" and not _above(n, nodes, "agent")]
     if not found:
         answering = [top_of(n, nodes)["span_id"] for n in nodes.values() if n["kind"] == "llm"]
@@ -53,6 +71,14 @@ def roots(nodes: dict[str, Node]) -> list[Node]:
             n for n in tops if n["kind"] in ("llm", "chain") or (n["kind"] == "other" and n["span_id"] in answering)
         ]
     return sorted(found, key=_order)
+
+
+def _working(nodes: dict[str, Node]) -> dict[str, Node]:
+    """The spans without those of evaluators and what they call."""
+    if all(node["kind"] != "evaluator" for node in nodes.values()):
+        return nodes
+    judging = {name for name, n in nodes.items() if n["kind"] == "evaluator" or _above(n, nodes, "evaluator")}
+    return {name: node for name, node in nodes.items() if name not in judging}
 
 
 def _order(node: Node) -> tuple[int, str]:
@@ -92,7 +118,7 @@ def members(root: Node, tops: list[Node], nodes: dict[str, Node]) -> list[Node]:
         earlier = [top for top in tops if top["start"] <= node["start"]]
         return (earlier or tops)[-1 if earlier else 0]["span_id"]
 
-    return sorted((n for n in nodes.values() if owner(n) == root["span_id"]), key=_order)
+    return sorted((n for n in _working(nodes).values() if owner(n) == root["span_id"]), key=_order)
 
 
 def turn_id_of(root: Node) -> str:
@@ -118,24 +144,32 @@ def turn_of(root: Node, spans: list[Node], index: int, tenant: str) -> Turn | No
         end_time=moment(root["end"]),
         redaction=_merged(asked, said),
         consent_train=all(n["consent_train"] for n in spans),
+        consent_evaluate=all(n.get("consent_evaluate", True) for n in spans),
         session_id=root["session_id"],
         turn_id=turn_id,
         turn_index=index,
         trace_id=root["trace_id"],
         model=_first(voices, "model", root),
-        model_version=_first(voices, "model_version", root),
+        model_version=_first(voices, "model_version", root) or _first(voices, "model", root),
         category=_first(voices, "category", root),
         input=asked["input"],
         output=said["output"],
         error=root["status_message"] if root["status"] == "error" else "",
+        **_prompt(voices),
         **_logprobs(voices),
-        **_counts(root, spans, models),
-        **_tools(spans),
+        **_counts(root, spans, _lowest(models)),
+        **_tools(spans, models),
     )
 
 
 def _first(nodes: Iterable[Node], name: str, default: Node) -> str:
     return default[name] or next((n[name] for n in nodes if n[name]), "")
+
+
+def _prompt(voices: Iterable[Node]) -> dict[str, Any]:
+    """Name and version from the same span."""
+    chosen = next((n for n in voices if n.get("prompt_name") or n.get("prompt_version")), {})
+    return {name: chosen.get(name, "") for name in ("prompt_name", "prompt_version")}
 
 
 def _logprobs(voices: Iterable[Node]) -> dict[str, Any]:
@@ -144,12 +178,21 @@ def _logprobs(voices: Iterable[Node]) -> dict[str, Any]:
     return {} if chosen is None else {name: chosen[name] for name in ("logprob_top1", "logprob_top2")}
 
 
+def _lowest(models: list[Node]) -> list[Node]:
+    """The model calls that count: not those that another stands below, which counts the same again."""
+    nodes = {n["span_id"]: n for n in models if n["input_tokens"] or n["output_tokens"] or n.get("cost") is not None}
+    above = {n["parent_span_id"] for n in nodes.values()}
+    return [n for n in nodes.values() if n["span_id"] not in above]
+
+
 def _counts(root: Node, spans: list[Node], models: list[Node]) -> dict[str, Any]:
-    """Tokens from the model calls when they say, else from the root; the best retrieval of the turn."""
+    """Tokens and costs from the model calls when they say, else from the root; the best retrieval of the turn."""
     found = [n for n in spans if n["kind"] == "retrieval"]
     scores = [n["retrieval_score"] for n in (*found, root) if n["retrieval_score"] is not None]
-    called = models if any(n["input_tokens"] or n["output_tokens"] for n in models) else [root]
+    called = models or [root]
+    costs = [n["cost"] for n in models if n.get("cost") is not None] or [root.get("cost")]
     return {
+        "cost": None if costs[0] is None else math.fsum(costs),
         "retrievals": len(found),
         "retrieval_score": max(scores, default=None),
         "input_tokens": sum(n["input_tokens"] for n in called),
@@ -157,16 +200,25 @@ def _counts(root: Node, spans: list[Node], models: list[Node]) -> dict[str, Any]
     }
 
 
-def _tools(spans: list[Node]) -> dict[str, Any]:
+def _tools(spans: list[Node], models: list[Node]) -> dict[str, Any]:
     """Calls and errors of the turn; ``failed_tool``: the last that failed and never worked afterwards."""
     tools = [n for n in spans if n["kind"] == "tool"]
     last = {n["tool_name"]: n["status"] == "error" for n in tools}
     broken = [n["tool_name"] or "unnamed" for n in tools if last[n["tool_name"]]]
+    asked = _asked_for(models)
     return {
-        "tool_calls": len(tools),
+        "tool_calls": len(tools or asked),
         "tool_errors": sum(n["status"] == "error" for n in tools),
         "failed_tool": broken[-1] if broken else "",
+        "called_tools": [n["tool_name"] for n in tools] or asked,
     }
+
+
+def _asked_for(models: list[Node]) -> list[str]:
+    """The tools that model calls asked for, each once: the last one's history may repeat those of all before."""
+    lists: list[list[str]] = [n.get("called_tools", []) for n in models]
+    every = [name for some in lists for name in some]
+    return lists[-1] if lists and set(every) <= set(lists[-1]) else every
 
 
 def _merged(asked: Node, said: Node) -> Redaction:

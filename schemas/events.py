@@ -29,11 +29,12 @@ Time = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 
 Verdict = Literal["success", "failure", "unknown"]
 Cause = Literal["retrieval", "generation", "routing", "rephrasal", "knowledge_gap", "tool", "unknown"]
-SpanKind = Literal["agent", "llm", "tool", "retrieval", "chain", "other"]
+SpanKind = Literal["agent", "llm", "tool", "retrieval", "chain", "other", "evaluator"]
 SignalKind = Literal["explicit", "implicit"]
 JobState = Literal["queued", "running", "evaluating", "passed", "refused", "failed"]
 ReleaseState = Literal["shadow", "canary", "live", "rolled_back", "stopped"]
 Entry = Literal["accepted", "duplicate", "quarantined", "dropped"]
+ErasureState = Literal["requested", "running", "done"]
 
 SignalName = Literal[
     # explicit: somebody said so
@@ -82,10 +83,14 @@ class Redaction(Part):
 
 
 class Clean(Record):
-    """A record that carries text made by people or agents, after redaction."""
+    """A record that carries text made by people or agents, after redaction.
+
+    ``consent_train``, ``consent_evaluate``: whether models may learn from it, and be judged by it.
+    """
 
     redaction: Redaction
     consent_train: bool = True
+    consent_evaluate: bool = True
 
 
 class RawSignal(Record):
@@ -95,7 +100,13 @@ class RawSignal(Record):
 
 
 class Span(Clean):
-    """One clean operation of an agent. ``event_time`` is its start; ``received_time`` when it was accepted."""
+    """One clean operation of an agent. ``event_time`` is its start; ``received_time`` when it was accepted.
+
+    ``tools`` are the names of those that a model could call, ``called_tools`` of those it asked for, in its
+    answer or else since the user's message. ``cost`` is in US
+    dollars, None when nobody said it. ``document_ids`` and ``document_scores`` are as long as each other: what a
+    retrieval found, in its order; an id is '' and a score None where the source has none.
+    """
 
     session_id: str
     trace_id: str
@@ -110,6 +121,7 @@ class Span(Clean):
     model: str = ""
     model_version: str = ""
     provider: str = ""
+    prompt_name: str = ""
     prompt_version: str = ""
     tool_name: str = ""
     tool_call_id: str = ""
@@ -118,6 +130,14 @@ class Span(Clean):
     output: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost: float | None = None
+    tools: list[str] = Field(default_factory=list)
+    called_tools: list[str] = Field(default_factory=list)
+    document_ids: list[str] = Field(default_factory=list)
+    document_scores: list[float | None] = Field(default_factory=list)
     logprob_top1: float | None = None
     logprob_top2: float | None = None
     retrieval_score: float | None = None
@@ -129,7 +149,8 @@ class Signal(Clean):
     """One piece of feedback about a turn (``turn_id`` or ``trace_id`` set) or a session (both empty).
 
     ``value`` runs from -1 (failure) to 1 (success); ``weight`` is how much to believe it, 0 to 1. ``text`` is a
-    correction's new answer or a comment; ``text_before`` what it replaces.
+    correction's new answer or a comment; ``text_before`` what it replaces. ``span_id``: which span of the trace.
+    ``feedback_id``: of the signals that share one the newest counts; '' is shared by none.
     """
 
     session_id: str
@@ -144,10 +165,16 @@ class Signal(Clean):
     text_before: str = ""
     received_time: Time = EPOCH
     attributes: dict[str, str] = Field(default_factory=dict)
+    span_id: str = ""
+    feedback_id: str = ""
 
 
 class Turn(Clean):
-    """One user message, everything the agent did about it, and its answer. ``event_time`` is its start."""
+    """One user message, everything the agent did about it, and its answer. ``event_time`` is its start.
+
+    ``called_tools`` are the tools that have spans, or else those that its model asked for; ``tool_calls`` counts them.
+    ``cost`` adds up what its spans say, in US dollars; None when none says it.
+    """
 
     session_id: str
     turn_id: str
@@ -166,6 +193,10 @@ class Turn(Clean):
     retrieval_score: float | None = None
     input_tokens: int = 0
     output_tokens: int = 0
+    cost: float | None = None
+    prompt_name: str = ""
+    prompt_version: str = ""
+    called_tools: list[str] = Field(default_factory=list)
     logprob_top1: float | None = None
     logprob_top2: float | None = None
     error: str = ""
@@ -214,7 +245,10 @@ class Outcome(Record):
 
 
 class Alarm(Record):
-    """A drift detector's evidence that a cohort changed. ``subject_hash`` is always ''."""
+    """A drift detector's evidence that a cohort changed. ``subject_hash`` is always ''.
+
+    ``moved``: the features that changed with it, and by how much: numbers and shares of the cohort's outcomes.
+    """
 
     cohort: str
     model_version: str = ""
@@ -227,6 +261,7 @@ class Alarm(Record):
     baseline: float
     current: float
     sessions: int
+    moved: dict[str, float] = Field(default_factory=dict)
 
 
 class Sample(Clean):
@@ -272,7 +307,10 @@ class Trigger(Record):
 
 
 class DatasetVersion(Record):
-    """A frozen, content-addressed set of labelled samples, split. ``dataset_id`` is the hash of its rows."""
+    """A frozen, content-addressed set of labelled samples, split. ``dataset_id`` is the hash of its rows.
+
+    ``erased``: how many rows have been taken out of its files since, for people who were erased.
+    """
 
     dataset_id: str
     trigger_id: str
@@ -283,6 +321,7 @@ class DatasetVersion(Record):
     labels: list[str] = Field(default_factory=list)
     samples: list[str] = Field(default_factory=list)
     subjects: list[str] = Field(default_factory=list)
+    erased: int = 0
 
 
 class Job(Record):
@@ -332,12 +371,18 @@ class Deployment(Record):
 
 
 class Erasure(Record):
-    """A subject's data was removed: what was deleted where, and which models had learnt from it."""
+    """A subject's data is to be removed, or was: what was found where, and which models had learnt from it.
+
+    Each change of state is one record. ``waiting``: what is not gone yet, and until when or for what it waits.
+    """
 
     requested_by: str = ""
     deleted: dict[str, int] = Field(default_factory=dict)
     dataset_versions: list[str] = Field(default_factory=list)
     models: list[str] = Field(default_factory=list)
+    erasure_id: str = ""
+    state: ErasureState = "done"
+    waiting: dict[str, str] = Field(default_factory=dict)
 
 
 class DeadLetter(Record):
@@ -355,11 +400,15 @@ class DeadLetter(Record):
 
 
 class LedgerEntry(Record):
-    """So many records of a tenant met this fate; ``event_time`` is the minute in which they were accepted."""
+    """So many records of a tenant met this fate; ``event_time`` is the minute in which they were accepted.
+
+    ``reason``: why they were dropped; '' is want of consent.
+    """
 
     entry: Entry
     source: str
     count: int
+    reason: str = ""
 
 
 RECORDS: tuple[type[Record], ...] = (

@@ -31,7 +31,7 @@ By = Literal["producer", "trace", "session", "cohort", "agent"]
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A named log of one kind of record. ``record`` None: OTLP protobuf bytes, carried unchanged.
+    """A named log of one kind of record. ``record`` None: OTLP protobuf bytes, unchanged, of the request ``carries``.
 
     ``compacted`` topics keep the newest record of every ``identity`` for ever; the others drop what is older
     than ``retention``. ``raw`` topics hold what has not been redacted and have one reader. ``by``: what shares a
@@ -46,12 +46,18 @@ class Topic:
     identity: Callable[[Record], str] = lambda record: record.event_id
     raw: bool = False
     by: By = "agent"
+    carries: str = ""
 
 
 _DAY = timedelta(days=1)
 _session, _cohort = _attribute("session_id"), _attribute("cohort")
 
-OTLP_SPANS = Topic("otlp_spans", None, _agent, retention=_DAY, raw=True, by="producer")
+OTLP_SPANS = Topic(
+    "otlp_spans", None, _agent, retention=_DAY, raw=True, by="producer", carries="ExportTraceServiceRequest"
+)
+OTLP_LOGS = Topic(
+    "otlp_logs", None, _agent, retention=_DAY, raw=True, by="producer", carries="ExportLogsServiceRequest"
+)
 SIGNALS_RAW = Topic("agent.signals.raw", events.RawSignal, _agent, retention=_DAY, raw=True, by="producer")
 SPANS = Topic("agent.spans", events.Span, _session, by="session")
 SIGNALS = Topic("agent.signals", events.Signal, _session, by="session")
@@ -71,8 +77,8 @@ DEAD_LETTERS = Topic("flywheel.deadletters", events.DeadLetter, _agent, retentio
 LEDGER = Topic("flywheel.ledger", events.LedgerEntry, _agent, retention=30 * _DAY)
 
 TOPICS: tuple[Topic, ...] = (
-    OTLP_SPANS, SIGNALS_RAW, SPANS, SIGNALS, TURNS, SCORES, OUTCOMES, ALARMS, SAMPLES, LABELS, TRIGGERS, DATASETS,
-    JOBS, EVALUATIONS, DEPLOYMENTS, ERASURES, DEAD_LETTERS, LEDGER,
+    OTLP_SPANS, OTLP_LOGS, SIGNALS_RAW, SPANS, SIGNALS, TURNS, SCORES, OUTCOMES, ALARMS, SAMPLES, LABELS, TRIGGERS,
+    DATASETS, JOBS, EVALUATIONS, DEPLOYMENTS, ERASURES, DEAD_LETTERS, LEDGER,
 )  # fmt: skip
 """Every topic, in the order of the flow."""
 

@@ -26,7 +26,7 @@ from driftwheel.pipeline import WHEEL
 from schemas.errors import UsageError
 from schemas.events import Outcome
 from schemas.metrics import MetricName
-from schemas.topics import OTLP_SPANS
+from schemas.topics import OTLP_LOGS, OTLP_SPANS
 from tests.store import temporary_store
 
 ROOT = Path(__file__).parent.parent
@@ -133,12 +133,14 @@ def test_shellcheck_has_nothing_to_say(path: str) -> None:
 def test_the_collector_hands_spans_over_at_once_and_unchanged() -> None:
     kafka = COLLECTOR["exporters"]["kafka"]
     assert kafka["traces"] == {"topic": OTLP_SPANS.name, "encoding": "otlp_proto"}
+    assert kafka["logs"] == {"topic": OTLP_LOGS.name, "encoding": "otlp_proto"}
     assert kafka["partition_traces_by_id"] is True
     assert kafka["producer"]["required_acks"] == -1
     assert kafka["producer"]["allow_auto_topic_creation"] is False
     assert kafka["sending_queue"] == {"enabled": False}
-    assert COLLECTOR["service"]["pipelines"]["traces"]["processors"] == ["memory_limiter"]
-    assert kafka["include_metadata_keys"] == ["tenant"]
+    for pipeline in ("traces", "logs"):
+        assert COLLECTOR["service"]["pipelines"][pipeline]["processors"] == ["memory_limiter"]
+    assert kafka["include_metadata_keys"] == ["x-driftwheel-tenant"]
 
 
 def test_the_collector_asks_for_the_token() -> None:
@@ -193,7 +195,8 @@ def test_the_brokers_users_are_those_who_come() -> None:
     assert COMPOSE["sink"]["environment"]["DRIFTWHEEL__KAFKA__USERNAME"] in supers
     assert COMPOSE["schema-registry"]["environment"]["KARAPACE_SASL_PLAIN_USERNAME"] in acls
     assert COLLECTOR["exporters"]["kafka"]["auth"]["sasl"]["username"] in acls
-    assert f"--topic {OTLP_SPANS.name}\n" in (HERE / "kafka" / "acls.sh").read_text()
+    for topic in (OTLP_SPANS, OTLP_LOGS):
+        assert f"--topic {topic.name}\n" in (HERE / "kafka" / "acls.sh").read_text()
 
 
 def test_the_broker_takes_what_the_gateway_takes() -> None:
@@ -258,8 +261,8 @@ def test_alerts_say_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> None:
     assert set(rule["annotations"]) == {"summary", "what_to_do"}
     stages = set(re.findall(r'stage="([^"]+)"', rule["expr"]))
     assert stages <= {stage.name for stage in WHEEL}
-    topics = set(re.findall(r'topic="([^"]+)"', rule["expr"]))
-    assert topics <= {OTLP_SPANS.name}
+    topics = {name for names in re.findall(r'topic=~?"([^"]+)"', rule["expr"]) for name in names.split("|")}
+    assert topics <= {OTLP_SPANS.name, OTLP_LOGS.name}
 
 
 def test_prometheus_asks_services_where_they_answer() -> None:

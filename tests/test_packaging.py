@@ -28,6 +28,7 @@ def test_wheel_holds_packages_and_data(root: Path, tmp_path: Path) -> None:
     assert {n.partition("/")[0] for n in names if "dist-info" not in n} == set(PACKAGES)
     for suffix in (".avsc", ".sql", ".html"):
         assert any(n.endswith(suffix) for n in names), f"no {suffix} in the wheel"
+    assert "processors/dissatisfaction.json" in names
 
 
 def test_module_list_is_what_the_build_packs(root: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from processors.stage import Message, Stage
@@ -31,7 +32,7 @@ from schemas.events import (
     Turn,
     identity,
 )
-from schemas.topics import OTLP_SPANS, SIGNALS_RAW, topic_of
+from schemas.topics import OTLP_LOGS, OTLP_SPANS, SIGNALS_RAW, topic_of
 
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
 TENANT, AGENT = "acme", "support-router"
@@ -161,12 +162,13 @@ class World:
         return numbered([message(record, time=time) for time, record in records])
 
     def raw(self) -> list[Message]:
-        """The world as producers send it: one OTLP request per trace, one raw signal per feedback."""
+        """The world as producers send it: one OTLP request and one judge's word per trace, one signal per feedback."""
         traces: dict[str, list[Op]] = {}
         for op in self.ops:
             traces.setdefault(op.trace, []).append(op)
         found = [otlp_message(ops) for ops in traces.values()]
-        return numbered([*found, *[raw_signal(one) for one in self.feedback]])
+        judged = [judged_message(ops) for ops in traces.values()]
+        return numbered([*found, *judged, *[raw_signal(one) for one in self.feedback]])
 
     @property
     def end(self) -> datetime:
@@ -255,6 +257,21 @@ def _attribute(into: Any, key: str, value: str | float) -> None:
         one.value.string_value = value
     else:
         one.value.double_value = value
+
+
+def judged_message(ops: Sequence[Op]) -> Message:
+    """An evaluation of a trace as an OTLP logs request, beside a log record that is nobody's feedback."""
+    request = ExportLogsServiceRequest()
+    resource = request.resource_logs.add()
+    _attribute(resource.resource.attributes, "service.name", AGENT)
+    records, time = resource.scope_logs.add().log_records, max(op.accepted for op in ops)
+    records.add(severity_text="INFO").body.string_value = "a log line"
+    record = records.add(event_name="gen_ai.evaluation.result", time_unix_nano=int(time.timestamp() * 1e9))
+    record.trace_id, record.span_id = bytes.fromhex(ops[0].trace), bytes.fromhex(ops[0].span)
+    _attribute(record.attributes, "gen_ai.evaluation.name", "correctness")
+    _attribute(record.attributes, "gen_ai.evaluation.score.value", 0.75)
+    headers = {"tenant": TENANT, "ledger": "gateway"}
+    return Message(OTLP_LOGS.name, 0, f"{TENANT}/{AGENT}", request.SerializeToString(), time, headers)
 
 
 def raw_signal(one: Feedback) -> Message:

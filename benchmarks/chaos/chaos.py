@@ -59,6 +59,8 @@ def kinds_of(text: str) -> tuple[str, ...]:
 
 
 def one_run(settings: RunSettings, parent: Path | None, console: Console, *, keep: bool) -> dict[str, Any]:
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{settings.seed}-", dir=parent))
     columns = (TextColumn("seed {task.fields[seed]}"), BarColumn(20), TextColumn("{task.completed}/{task.total}"),
                TimeElapsedColumn(), TextColumn("{task.description}"))  # fmt: skip

@@ -27,6 +27,7 @@ from rich.console import Console
 from connectors.clickhouse.sink import ClickHouseSink
 from driftwheel import services
 from driftwheel.config import load
+from driftwheel.ports import configured
 from processors.stage import Event, Stage
 from processors.state import KeyState
 from schemas.errors import Invalid, Retry
@@ -146,7 +147,7 @@ def main() -> None:
     kind, folder, config = sys.argv[1], Path(sys.argv[2]), load()
     console = Console(stderr=True)
     if kind == "gateway":
-        services.run_gateway(config, None, None, console)
+        services.run_gateway(config, configured(config), console)
     elif kind == "sink":
         plant_store(folder / "switches")
         services.run_sink(config, console)

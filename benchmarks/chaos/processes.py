@@ -156,6 +156,7 @@ class Fleet:
             "DRIFTWHEEL__KAFKA__PREFIX": self._kafka.prefix,
             "DRIFTWHEEL__WORKER__PORT": str(port),
             "DRIFTWHEEL__GATEWAY__PORT": str(port),
+            "DRIFTWHEEL__GATEWAY__GRPC": "false",
             "DRIFTWHEEL__REDACT__KEY": "00112233445566778899aabbccddeeff",
             "OMP_NUM_THREADS": "1",
             "PYTHONFAULTHANDLER": "1",

@@ -104,6 +104,7 @@ class Run:
         one = self._settings
         return {
             "kafka": {"partitions": one.partitions},
+            "redact": {"canaries": 0},  # what is stored is held against what was sent
             "stages.redact": {"max_text": TOO_LONG, "hold": 30.0},
             "stages.assemble": self._stages()["assemble"],
             "stages.attribute": self._stages()["attribute"],
@@ -112,7 +113,7 @@ class Run:
     def _stages(self) -> dict[str, dict[str, object]]:
         gap, grace = self._settings.gap, self._settings.grace
         return {
-            "assemble": {"gap": gap, "lateness": 7200.0},
+            "assemble": {"gap": gap, "lateness": 7200.0, "vectors": False},
             "attribute": {"gap": gap, "grace": grace, "lateness": 7200.0},
         }
 

@@ -50,8 +50,10 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="driftwheel-steady-"))
     try:
         run(options, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        print(f"logs are in {folder}", file=sys.stderr)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(options: argparse.Namespace, folder: Path) -> None:
@@ -87,7 +89,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
 
 def started(folder: Path, kafka: KafkaSettings, options: argparse.Namespace) -> tuple[Fleet, list[Child]]:
     """Every process, ready."""
-    config: dict[str, dict[str, object]] = {"kafka": {"partitions": options.partitions}}
+    config: dict[str, dict[str, object]] = {"kafka": {"partitions": options.partitions}, "redact": {"canaries": 0}}
     config |= {f"stages.{name}": {"gap": options.gap} for name in ("assemble", "attribute")}
     fleet = Fleet(folder, kafka, config)
     (folder / "refused.json").write_text("[]")

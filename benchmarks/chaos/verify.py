@@ -29,7 +29,7 @@ from processors.attribute import AttributeSettings
 from processors.detect_drift import DetectDrift
 from processors.stage import Event
 from processors.state import KeyState
-from schemas.events import Outcome, Record, Signal, Span, Turn
+from schemas.events import Deployment, Outcome, Record, Signal, Span, Turn
 
 SHOWN = 5
 """So many ids of a difference are written down."""
@@ -282,9 +282,11 @@ def _count_samples(case: Case) -> None:
 
 
 def _count_spans(case: Case) -> None:
-    """redact: spans of a trace."""
+    """redact: spans of a trace and what was said about it."""
     rows = case.store.select(
-        "SELECT concat(tenant, '/', trace_id), toInt64(count()) FROM spans_current GROUP BY 1"
+        "SELECT concat(tenant, '/', trace_id), toInt64(count()) FROM ("
+        "SELECT tenant, trace_id FROM spans_current UNION ALL "
+        "SELECT tenant, trace_id FROM signals_current WHERE kind = 'explicit' AND trace_id != '') GROUP BY 1"
     ).rows
     state, _ = case.topics.state("redact")
     found = {key: len(one.memo) for key, one in state.items() if "/signal/" not in key}
@@ -293,7 +295,7 @@ def _count_spans(case: Case) -> None:
 
 
 def _count_sessions(case: Case) -> None:
-    """detect_drift: its whole state is that of a replay of its inbox, which has every session value once by cohort."""
+    """detect_drift: its state is that of a replay of its inbox, which has every session value and release once."""
     stage, replayed, seen = DetectDrift(), dict[str, KeyState](), Counter[str]()
     alarms: set[str] = set()
     for item in case.topics.inbox("detect_drift"):
@@ -301,19 +303,22 @@ def _count_sessions(case: Case) -> None:
         state = replayed.setdefault(item["key"], KeyState())
         event = Event(item["key"], item["event_id"], item["origin"], item["record"])
         alarms |= {record.event_id for record in stage.step(event, state)}
-    valued = [
-        o for _, r in case.topics.records("agent.outcomes") if (o := cast("Outcome", r)).session_value is not None
-    ]
+    valued = sum(cast("Outcome", one).session_value is not None for _, one in case.topics.records("agent.outcomes"))
+    released = sum(
+        cast("Deployment", one).state in ("live", "rolled_back")
+        for _, one in case.topics.records("flywheel.deployments")
+    )
     found = {key: one.data for key, one in case.topics.state("detect_drift")[0].items() if one.data}
     findings = case.findings
     findings.note("detect_drift inbox twice", [one for one, count in seen.items() if count > 1])
-    wanted = sum(1 if outcome.category in ("", "*") else 2 for outcome in valued)
-    if len(seen) != wanted:
-        findings.note("detect_drift inbox", [f"{len(seen)} events instead of {wanted}"])
+    if len(seen) != valued + released:
+        findings.note("detect_drift inbox", [f"{len(seen)} events instead of {valued + released}"])
     expected = {key: one.data for key, one in replayed.items() if one.data}
     findings.note("counter detect_drift", _wrong(expected, found))
     findings.same("alarms", alarms, set(case.column("SELECT event_id FROM alarms_current")))
-    findings.facts["detect_drift.n"] = sum(data["n"] for data in found.values())
+    findings.facts["detect_drift.n"] = sum(
+        one["rate"]["n"] for data in found.values() for one in data["cohorts"].values()
+    )
 
 
 def check_positions(case: Case) -> None:

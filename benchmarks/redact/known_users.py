@@ -9,8 +9,6 @@ tool arguments are cleaned together, as spans of one request.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -24,28 +22,11 @@ from rich.progress import track
 
 from processors.redact import RedactSettings
 from processors.redact.clean import Cleaner
-from processors.redact.drafts import Draft
 from schemas.errors import Invalid
-from schemas.events import EPOCH, Span
+from schemas.events import Span
+from tests.processors.redacting import drafts_of, packed_rows, texts_of
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "agent_trajectories"
-
-
-def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a packed file."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
-
-
-def texts_of(conversation: dict[str, Any]) -> list[str]:
-    """What people, agents and tools said, and what tools were called with."""
-    out: list[str] = []
-    for message in conversation["messages"]:
-        if message["role"] != "system":
-            out += [message["content"]] if isinstance(message.get("content"), str) else []
-            out += [call["function"]["arguments"] for call in message.get("tool_calls") or []]
-    return [text for text in out if text]
 
 
 def values_of(user: str, profile: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -62,19 +43,6 @@ def values_of(user: str, profile: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "payment", str(payment)
 
 
-def cleaned(cleaner: Cleaner, conversation: dict[str, Any]) -> list[Span | Invalid]:
-    """The conversation's clean records."""
-    drafts = [
-        Draft(
-            kind=Span, tenant="t", event_id=str(n), message=conversation["conversation_id"], item=n, agent="a",
-            event_time=EPOCH, facts={"trace_id": "t", "span_id": str(n)}, ids={"session_id": "s"}, words={},
-            texts={"input": text},
-        )
-        for n, text in enumerate(texts_of(conversation))
-    ]  # fmt: skip
-    return cleaner.clean(drafts)  # type: ignore[return-value]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
@@ -84,9 +52,12 @@ def main() -> None:
     files = [path for path in sorted(given.data.glob("*.jsonl.gz")) if path.name != "known_user_profiles.jsonl.gz"]
     if not files:
         sys.exit(f"{given.data} is not there: this benchmark needs the shared data beside the repository")
-    profiles = {row["user_id"]: row["profile"] for row in rows(given.data / "known_user_profiles.jsonl.gz")}
+    profiles = {row["user_id"]: row["profile"] for row in packed_rows(given.data / "known_user_profiles.jsonl.gz")}
     chosen = [
-        row for path in files for n, row in enumerate(rows(path)) if n < given.conversations and row.get("messages")
+        row
+        for path in files
+        for n, row in enumerate(packed_rows(path))
+        if n < given.conversations and row.get("messages")
     ]
     cleaner, there, gone, failed = Cleaner(RedactSettings()), Counter[str](), Counter[str](), 0
     for conversation in track(chosen, "conversations", console=Console(stderr=True), transient=True):
@@ -94,7 +65,7 @@ def main() -> None:
         known = [(user, profile) for user, profile in profiles.items() if user.casefold() in raw]
         if not known:
             continue
-        records = cleaned(cleaner, conversation)
+        records = cleaner.clean(drafts_of(conversation))
         failed += sum(isinstance(one, Invalid) for one in records)
         clean = "\n".join(one.input for one in records if isinstance(one, Span)).casefold()
         for user, profile in known:

@@ -9,8 +9,6 @@ was missed or wrongly found.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import re
 import sys
 import time
@@ -30,6 +28,7 @@ from processors.redact.detect import Detector, Query
 from processors.redact.mask import resolved
 from processors.redact.settings import RedactSettings
 from schemas.errors import Invalid
+from tests.processors.redacting import packed_rows
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "pii_presidio"
 TOKEN = re.compile(r"[^\W_]+")
@@ -102,7 +101,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     files = sorted(folder.glob("*.jsonl.gz"))
     if not files:
         sys.exit(f"{folder}: no *.jsonl.gz there; --data names the folder")
-    return [json.loads(line) for path in files for line in gzip.open(path, "rt", encoding="utf-8")]
+    return [row for path in files for row in packed_rows(path)]
 
 
 def main() -> None:

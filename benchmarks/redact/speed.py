@@ -3,7 +3,8 @@
 ``python benchmarks/redact/speed.py`` measures CPU seconds of one thread on two loads from ``../shared/data``: unique
 short texts (``pii_presidio``), and agents' spans that carry their whole history (``agent_trajectories``, the first
 ``--conversations`` of each file), where texts come again and again. Models are loaded before. "names" is spaCy's entity
-recogniser alone on the unique texts: what any detector with this model has to spend.
+recogniser alone on the unique texts: what any detector with this model has to spend. "whole stage" is not the detector
+alone but all that ``redact`` does with such spans: OTLP and JSON read, texts masked, records checked and made.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import argparse
-import gzip
 import json
 import sys
 import time
@@ -31,7 +31,10 @@ from benchmarks.redact.peers import MODEL, vanilla
 from processors.redact.detect import Detector, Query
 from processors.redact.parity import ParityDetector
 from processors.redact.settings import RedactSettings
+from processors.redact.stage import Redact
 from schemas.errors import Invalid
+from schemas.events import identity
+from tests.processors.redacting import otlp, otlp_message, packed_rows
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
 SPANS = 32
@@ -48,9 +51,8 @@ def lines(folder: str) -> Iterator[dict[str, Any]]:
     if not paths:
         sys.exit(f"{DATA / folder} is not there: this benchmark needs the shared data beside the repository")
     for path in paths:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for line in file:
-                yield json.loads(line) | {"file": path.name}
+        for row in packed_rows(path):
+            yield row | {"file": path.name}
 
 
 def conversations(count: int) -> list[Span]:
@@ -117,6 +119,36 @@ def names() -> Work:
     return work
 
 
+def stage(spans: Sequence[Span]) -> Work:
+    """All of the stage, on requests of one span each, whose messages are as the GenAI conventions have them."""
+    requests = [
+        otlp_message(
+            otlp({
+                "name": "chat",
+                "trace": identity("trace", str(number // 10)),
+                "span": identity("span", str(number))[:16],
+                "attributes": {"gen_ai.operation.name": "chat", "gen_ai.input.messages": json.dumps(_messages(span))},
+            }),
+            number,
+        )
+        for number, span in enumerate(spans)
+    ]  # fmt: skip
+    redact = Redact(RedactSettings())
+
+    def work(_: Sequence[Span]) -> Finds:
+        for first in range(0, len(requests), SPANS):
+            for told in redact.prepare(requests[first : first + SPANS]):
+                if isinstance(told, Invalid):
+                    sys.exit(f"a span was refused: {told.detail}")
+        return []
+
+    return work
+
+
+def _messages(span: Span) -> list[dict[str, object]]:
+    return [{"role": "user", "parts": [{"type": "text", "content": text}]} for text in span]
+
+
 def timed(work: Work, spans: Sequence[Span]) -> tuple[float, Finds]:
     """CPU seconds of this process, and the result."""
     began = time.process_time()
@@ -129,7 +161,10 @@ def show(title: str, spans: Sequence[Span]) -> None:
     size = sum(len(text) for span in spans for text in span) / 1e6
     unique = sum(len(text) for text in {text for span in spans for text in span}) / 1e6
     print(f"\n{title}: {len(spans)} spans, {size:.2f} MB, of which {unique:.2f} MB unique\n", flush=True)
-    makers = {"vanilla Presidio": presidio, "parity": parity, "driftwheel": ours, "names": names}
+    makers: dict[str, Callable[[], Work]] = {
+        "vanilla Presidio": presidio, "parity": parity, "driftwheel": ours, "whole stage": lambda: stage(spans),
+        "names": names,
+    }  # fmt: skip
     told = {name: timed(make(), spans) for name, make in makers.items()}
     (slow, wanted), floor = told["vanilla Presidio"], told["names"][0]
     same = sum(one == other for one, other in zip(told["parity"][1], wanted, strict=True))

@@ -7,7 +7,7 @@ thread at a time. Times come back aware, in UTC.
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,19 @@ ACCESS_DENIED = frozenset({192, 193, 194, 497, 516})
 """ClickHouse's codes for an unknown user, a wrong or missing password, and rights that are missing."""
 
 
+def nobody(tenant: str) -> Mapping[str, int]:
+    """No tenant has a retention of its own."""
+    del tenant
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
     """Either ``path`` (embedded) or ``url`` (``http(s)://user:password@host:port``).
 
     Retention in days, fixed in a row when it is stored: ``retention_days`` for what came from people and what was
-    said about it, with its ledger; ``control_days`` for what the flywheel decided, from alarms to erasures.
+    said about it, with its ledger; ``control_days`` for what the flywheel decided, from alarms to erasures. ``tenants``
+    gives a tenant's own days by table, which hold for rows from before, too.
     """
 
     path: Path | None = None
@@ -36,6 +43,7 @@ class StoreSettings:
     database: str = "driftwheel"
     retention_days: int = 365
     control_days: int = 3_650
+    tenants: Callable[[str], Mapping[str, int]] = nobody
 
     @property
     def place(self) -> str:

@@ -20,7 +20,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DataError, Ope
 
 from connectors.clickhouse import analyst
 from connectors.clickhouse.client import StoreSettings, first_line, meaning, open_client
-from connectors.clickhouse.erasure import erase_subject
+from connectors.clickhouse.erasure import StoreErasure
 from connectors.clickhouse.migrate import migrate
 from connectors.clickhouse.scratch import scratch_of, temporary_files_in
 from connectors.clickhouse.tables import CONTROL, TABLES, columns, grouped, row
@@ -64,8 +64,12 @@ class Store:
         the store is away or at its limits.
         """
         for kind, group in grouped(records).items():
-            days = self.settings.control_days if kind in CONTROL else self.settings.retention_days
-            self._insert(kind, [row(record, days) for record in group])
+            self._insert(kind, [row(record, self._days(record)) for record in group])
+
+    def _days(self, record: Record) -> int:
+        if type(record) in CONTROL:
+            return self.settings.control_days
+        return self.settings.tenants(record.tenant).get(TABLES[type(record)], self.settings.retention_days)
 
     def _insert(self, kind: type[Record], rows: list[list[Any]]) -> None:
         settings = {
@@ -134,12 +138,9 @@ class Store:
         every = " UNION ALL ".join([*parts, "SELECT 'ledger', count() FROM ledger FINAL"])
         return {str(name): int(count) for name, count in self.select(every).rows}
 
-    def erase_subject(self, tenant: str, subject: str) -> tuple[dict[str, int], list[str], list[str]]:
-        """Delete a person's rows for good: records deleted by table, dataset versions and models that held them.
-
-        Idempotent; when it is interrupted (Retry) it is run again. Raises UsageError for the empty subject.
-        """
-        return erase_subject(self, tenant, subject)
+    def erasure(self, tenant: str, subject: str, erasure_id: str = "") -> StoreErasure:
+        """The erasure of a person from this store. Raises UsageError for the empty subject."""
+        return StoreErasure(self, tenant, subject, erasure_id)
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """A change of the product's own. Raises Retry when the store is away."""
@@ -150,11 +151,29 @@ class Store:
             raise Retry(f"{self.settings.place} did not do it: {first_line(error)}") from error
 
     def materialise_retention(self) -> None:
-        """Drop rows past their retention now: the embedded engine's merges delete only while a process runs it."""
+        """Drop rows past their retention now: the embedded engine's merges delete only while a process runs it.
+
+        Rows of tenants whose days are others now get those first.
+        """
+        self._retain_anew()
         past = "stored_time + toIntervalDay(retention_days) <= now()"
         for table in TABLES.values():
             if self.select(f"SELECT 1 FROM {table} WHERE {past} LIMIT 1").rows:  # noqa: S608  # names are ours
                 self.command(f"ALTER TABLE {table} DELETE WHERE {past} SETTINGS mutations_sync = 1")
+
+    def _retain_anew(self) -> None:
+        tables = [table for kind, table in TABLES.items() if kind not in CONTROL]
+        for table in tables:
+            held = self.select(f"SELECT tenant, groupUniqArray(retention_days) FROM {table} GROUP BY tenant").rows  # noqa: S608  # names are ours
+            for tenant, found in held:
+                days = self.settings.tenants(tenant).get(table)
+                if days is not None and set(found) != {days}:
+                    self.command(
+                        f"ALTER TABLE {table} UPDATE retention_days = {{days:UInt16}} "
+                        "WHERE tenant = {tenant:String} AND retention_days != {days:UInt16} "
+                        "SETTINGS mutations_sync = 1",
+                        {"days": days, "tenant": tenant},
+                    )
 
     def close(self) -> None:
         """Let go of the database."""

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from connectors.sink import check_clean
 from schemas import events
 from schemas.errors import Invalid
-from schemas.events import EPOCH, Clean, Record
+from schemas.events import EPOCH, Record
 
 TABLES: dict[type[Record], str] = {
     events.Span: "spans",
@@ -60,8 +61,7 @@ def grouped(records: Sequence[Record]) -> dict[type[Record], list[Record]]:
         kind = type(record)
         if kind not in TABLES:
             raise Invalid("not_clean", f"{kind.__name__} {record.event_id} belongs to the raw zone: it is never stored")
-        if isinstance(record, Clean) and not record.redaction.policy_version:
-            raise Invalid("no_redaction", f"{kind.__name__} {record.event_id} carries no redaction envelope")
+        check_clean(record)
         groups.setdefault(kind, []).append(record)
     return groups
 
@@ -93,12 +93,15 @@ def _sound(value: Any) -> Any:
 def version_of(record: Record) -> int:
     """Which of two rows with one key is newer: from the event alone, so that a redelivery meets its twin.
 
-    A turn counts by what it has gathered, an outcome by its revision, all others by event time in milliseconds.
+    A turn counts by what it has gathered, an outcome by its revision, a dataset version by what was erased of it, all
+    others by event time in milliseconds.
     """
     if isinstance(record, events.Turn):
         return max(0, _millis(record.end_time)) * 10_000 + min(9_999, record.tool_calls)
     if isinstance(record, events.Outcome):
         return max(0, record.revision)
+    if isinstance(record, events.DatasetVersion):
+        return max(0, _millis(record.event_time)) * 100_000 + min(99_999, record.erased)
     return max(0, _millis(record.event_time))
 
 

@@ -153,7 +153,7 @@ class Admin:
         return {
             (place.topic, place.partition): result.offset
             for place, result in self._all(futures).items()
-            if not isinstance(result, KafkaError)
+            if not isinstance(result, KafkaError) and result.offset >= 0  # a broker that comes back may not know yet
         }
 
     def committed(self, group: str, places: Sequence[Place]) -> dict[Place, int]:

@@ -229,11 +229,12 @@ class Backlog:
 
     def _ends(self, places: Iterable[Place]) -> dict[Place, _Ends]:
         wanted = sorted(places)
-        low = self._asked(wanted, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
-        stable = self._asked(wanted, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
-        high = self._asked(wanted, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
-        answers = [[self._answer(one).offset for one in each] for each in (low, stable, high)]
-        return {place: _Ends(*each) for place, *each in zip(wanted, *answers, strict=True)}
+        first = self._asked(wanted, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
+        decided = self._asked(wanted, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
+        low, stable = self._offsets(first), self._offsets(decided)
+        # Only now: an end that stands where what was decided ended earlier has not moved in between.
+        high = self._offsets(self._asked(wanted, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED))
+        return {place: _Ends(*each) for place, *each in zip(wanted, low, stable, high, strict=True)}
 
     def _asked(self, places: Sequence[Place], what: Any, isolation: IsolationLevel) -> list[Future[Any]]:
         if not places:
@@ -243,11 +244,16 @@ class Backlog:
         by_place: dict[Place, Future[Any]] = {(at.topic, at.partition): future for at, future in answers.items()}
         return [by_place[place] for place in places]
 
-    def _answer(self, future: Future[Any]) -> Any:
+    def _offsets(self, answers: Iterable[Future[Any]]) -> list[int]:
+        """What the brokers said. Raises Retry when they did not say it, also of one partition."""
         try:
-            return future.result(2 * self._patience)
+            offsets = [answer.result(2 * self._patience).offset for answer in answers]
         except (KafkaException, TimeoutError) as error:
             raise _silent(error) from error
+        if any(offset < 0 for offset in offsets):
+            # Seen of librdkafka 2.16 while a broker comes back: no error, and -1001 for every partition.
+            raise Retry("Kafka does not say what has been read: no offsets in its answer")
+        return offsets
 
     # What the partitions hold.
 

@@ -33,7 +33,7 @@ from connectors.kafka.settings import KafkaSettings, client_options
 from connectors.kafka.wire import Framing, Plain, headers_of, millis
 from connectors.log import Entry
 from schemas.errors import Invalid, Reject, Retry
-from schemas.topics import BY_NAME, LABELS, LEDGER, OTLP_SPANS, SIGNALS_RAW
+from schemas.topics import BY_NAME, LABELS, LEDGER, OTLP_LOGS, OTLP_SPANS, SIGNALS_RAW
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class KafkaLogSettings:
     queue_bytes: int = 64 << 20
     group_entries: int = 5_000
     group_bytes: int = 16 << 20
-    topics: tuple[str, ...] = tuple(topic.name for topic in (OTLP_SPANS, SIGNALS_RAW, LABELS, LEDGER))
+    topics: tuple[str, ...] = tuple(topic.name for topic in (OTLP_SPANS, OTLP_LOGS, SIGNALS_RAW, LABELS, LEDGER))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,10 @@ class KafkaLog:
     # For callers, in any thread.
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """See Log. Raises Reject when the brokers are away or behind; Invalid for an entry that they never take."""
+        """See Log. An entry without a value deletes what its ``identity`` stands for.
+
+        Raises Reject when the brokers are away or behind; Invalid for an entry that they never take.
+        """
         if not entries:
             return
         call = self._call(entries)
@@ -149,14 +152,14 @@ class KafkaLog:
 
     def _message(self, entry: Entry) -> dict[str, Any]:
         value, headers = entry.value, headers_of(entry)
-        topic = BY_NAME.get(entry.topic)
-        if topic is not None and not topic.raw:
+        topic, deletes = BY_NAME.get(entry.topic), bool(entry.identity) and not entry.value
+        if topic is not None and not topic.raw and not deletes:
             value, more = self._framing.wrap(entry.topic, value)
             headers += more
         message: dict[str, Any] = {
             "topic": self._settings.topic(entry.topic),
             "key": (entry.identity or entry.key).encode("utf-8", "replace"),
-            "value": value,
+            "value": None if deletes else value,
             "headers": headers,
             "timestamp": millis(entry.time),
         }
@@ -368,7 +371,7 @@ class KafkaLog:
 
 def _size(message: dict[str, Any]) -> int:
     headers = sum(len(name) + len(value) for name, value in message["headers"])
-    return len(message["key"]) + len(message["value"]) + headers + _ENVELOPE
+    return len(message["key"]) + len(message["value"] or b"") + headers + _ENVELOPE
 
 
 def _refused(error: KafkaError) -> Invalid:

@@ -1,22 +1,19 @@
 """The quarantine on Kafka: payloads of raw dead letters, encrypted, in a topic of their own, under the letter's id.
 
-AES-256-GCM with a random nonce, bound to the letter's id, so that no payload can be passed off as another's. Nobody
-without the key reads anything but sizes and ids. A lane writes a payload in the transaction that makes its letter, so
+Sealed under a key of the tenant's own (``connectors.sealing``): nobody without ``redact.key`` reads anything but ids,
+tenants, times and sizes. A lane writes a payload in the transaction that makes its letter, so
 that there is neither without the other. The topic drops payloads after 30 days; one that is deleted before is replaced
 by nothing at once, and off the brokers' disks when the topic is compacted.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from connectors.kafka.failures import meaning
 from connectors.kafka.partition import partition_of
@@ -24,11 +21,10 @@ from connectors.kafka.reader import Reader
 from connectors.kafka.settings import KafkaSettings, client_options
 from connectors.kafka.topics import QUARANTINE
 from connectors.log import Entry, Stored
+from connectors.quarantine import RETENTION, Held
+from connectors.sealing import Sealer, head_of
 from schemas.errors import Refused, Retry
 
-RETENTION = timedelta(days=30)
-VERSION = b"\x01"
-NONCE = 12
 _DELETE_SECONDS = 30.0
 
 
@@ -37,33 +33,28 @@ class _Seen:
     """What is known of one partition: up to where it was read, and where each payload that is there lies."""
 
     upto: int = 0
-    places: dict[str, tuple[int, datetime]] = field(default_factory=dict[str, tuple[int, datetime]])
+    places: dict[str, tuple[int, Held]] = field(default_factory=dict[str, tuple[int, Held]])
 
 
 class KafkaQuarantine:
-    """Payloads in the topic ``flywheel.quarantine``; ``key`` is 32 secret bytes. See ``Payloads`` and the module.
+    """Payloads in the topic ``flywheel.quarantine``; ``key`` is secret bytes. See ``Payloads`` and the module.
+
+    ``clock`` None: payloads are there until the brokers drop them.
 
     To find a payload its partition is read once up to its end, later on only what is new. Thread-safe. Reads raise
     Retry when the brokers are away.
     """
 
-    def __init__(self, settings: KafkaSettings, key: bytes) -> None:
-        self._settings, self._cipher = settings, AESGCM(key)
-        self._mark = hashlib.sha256(b"driftwheel quarantine\0" + key).hexdigest()[:16]
+    def __init__(self, settings: KafkaSettings, key: bytes, clock: Callable[[], datetime] | None = None) -> None:
+        self._settings, self._sealer = settings, Sealer(key)
+        self._clock = clock or (lambda: datetime.min.replace(tzinfo=UTC))
         self._lock = threading.Lock()
         self._seen: dict[int, _Seen] = {}
         self._reader = Reader(settings)
 
-    def seal(self, name: str, payload: bytes, now: datetime) -> tuple[str, bytes, dict[str, str]]:
-        """A payload as key, value and headers of a record. It is kept from ``now`` on."""
-        del now  # the record's own time
-        nonce = os.urandom(NONCE)
-        return name, VERSION + nonce + self._cipher.encrypt(nonce, payload, name.encode()), {"sealed": self._mark}
-
-    def entry(self, name: str, payload: bytes, now: datetime) -> Entry:
-        """A payload as an entry, to be appended together with its letter."""
-        key, value, headers = self.seal(name, payload, now)
-        return Entry(QUARANTINE, key, value, now, headers)
+    def entry(self, name: str, tenant: str, payload: bytes, now: datetime) -> Entry:
+        """A payload as an entry, to be appended together with its letter. It is kept from ``now`` on."""
+        return Entry(QUARANTINE, name, self._sealer.seal(name, tenant, payload, now), now)
 
     def read(self, name: str) -> bytes:
         """See Payloads."""
@@ -73,25 +64,20 @@ class KafkaQuarantine:
                 f"{name} is not in the quarantine: it was never there, was deleted, or was purged after "
                 f"{RETENTION.days} days"
             )
-        return self._opened(name, found)
-
-    def _opened(self, name: str, found: Stored) -> bytes:
-        sealed = found.headers.get("sealed", self._mark)
-        if sealed != self._mark:
-            raise Refused(f"{name} in the quarantine was sealed under another key: set redact.key to the one before")
-        try:
-            if found.value[:1] != VERSION:
-                raise Refused(f"{name} in the quarantine was sealed by a newer Driftwheel: upgrade this one")
-            nonce, sealed_value = found.value[1 : 1 + NONCE], found.value[1 + NONCE :]
-            return self._cipher.decrypt(nonce, sealed_value, name.encode())
-        except (InvalidTag, ValueError) as error:
-            raise Refused(f"{name} in the quarantine is damaged, or is not the payload of this letter") from error
+        return self._sealer.open(name, found.value)
 
     def until(self, name: str) -> datetime | None:
         """See Payloads."""
         with self._lock:
-            place = self._look(name).places.get(name)
-        return None if place is None else place[1] + RETENTION
+            place = self._place(name)
+        return None if place is None else place[1].until
+
+    def held(self) -> Iterator[Held]:
+        """See Payloads."""
+        for partition in range(self._settings.partitions):
+            with self._lock:
+                found = [held for _, held in self._look(partition).places.values()]
+            yield from (held for held in found if held.until > self._clock())
 
     def __contains__(self, name: str) -> bool:
         return self.until(name) is not None
@@ -127,19 +113,22 @@ class KafkaQuarantine:
 
     def _find(self, name: str) -> Stored | None:
         with self._lock:
-            place = self._look(name).places.get(name)
+            place = self._place(name)
             if place is None:
                 return None
             return self._reader.at(QUARANTINE, partition_of(name, self._settings.partitions), place[0])
 
-    def _look(self, name: str) -> _Seen:
-        """Read on to the end of the name's partition."""
-        partition = partition_of(name, self._settings.partitions)
+    def _place(self, name: str) -> tuple[int, Held] | None:
+        place = self._look(partition_of(name, self._settings.partitions)).places.get(name)
+        return place if place is not None and place[1].until > self._clock() else None
+
+    def _look(self, partition: int) -> _Seen:
+        """Read on to the partition's end."""
         seen = self._seen.setdefault(partition, _Seen())
         for found in self._reader.since(QUARANTINE, partition, seen.upto):
             seen.upto = found.offset + 1
             if found.value:
-                seen.places[found.key] = (found.offset, found.time)
+                seen.places[found.key] = (found.offset, _held(found))
             else:
                 seen.places.pop(found.key, None)
         return seen
@@ -147,3 +136,11 @@ class KafkaQuarantine:
     def close(self) -> None:
         """Let go of the connections."""
         self._reader.close()
+
+
+def _held(found: Stored) -> Held:
+    """What a record says in the clear; one that nobody can open has no tenant."""
+    head = head_of(found.value)
+    if head is None:
+        return Held(found.key, "", len(found.value), found.time + RETENTION)
+    return Held(found.key, head.tenant, len(found.value) - head.size, head.since + RETENTION)

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -22,16 +23,26 @@ from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdic
 
 from connectors.kafka.settings import KafkaSettings, client_options
 from schemas.errors import Retry
+from schemas.events import EPOCH
 
 POSITIONS = "\0positions"
 """The key of a lane's input positions: by topic, the next offset that has not been worked on."""
+Change = tuple[str, datetime | None] | None
+"""A key's new text and when its timer runs out; None: the key is deleted."""
+DueOf = Callable[[str], datetime | None]
+"""When the timer of a key with this text runs out."""
 _CHECKPOINT = b"\0checkpoint"
+_DUE = b"\0due"
+"""Begins the keys of the timers' index: this, the time as eight bytes, the key. A state's value begins with its time,
+too, so that the entry of the time before is found."""
+_NEVER = b"\0" * 8
+_FORMAT = "2"
 _STALE_SECONDS = 3 * 86_400
 """Half of what the topic keeps deletions for, and some."""
 _SILENCE = 60.0
 _WRITE_BUFFER = 4 << 20
-_MEMORY = 64 << 20
-_BUFFERS = 32 << 20
+_MEMORY = 32 << 20
+_BUFFERS = 16 << 20
 """Of ``_MEMORY``, bytes that wait to be written to disk. Both are of all tables of a process together."""
 
 
@@ -52,13 +63,16 @@ class Table:
     def get(self, key: str) -> str | None:
         """A key's text."""
         found = self._db.get(_bytes(key))
-        return None if found is None else cast("bytes", found).decode()
+        return None if found is None else cast("bytes", found)[len(_NEVER) :].decode()
 
-    def items(self) -> Iterator[tuple[str, str]]:
-        """Every key and its text."""
-        for key, value in cast("Iterator[tuple[bytes, bytes]]", self._db.items()):
-            if key not in (_CHECKPOINT, POSITIONS.encode()):
-                yield key.decode(), value.decode()
+    def timers(self, first: tuple[datetime, str]) -> Iterator[tuple[datetime, str]]:
+        """When keys' timers run out, and the keys, in order, from ``first`` on."""
+        start = _DUE + _time_bytes(first[0]) + _bytes(first[1])
+        for found in cast("Iterator[bytes]", self._db.keys(from_key=start)):
+            if not found.startswith(_DUE):
+                return
+            at, key = found[len(_DUE) : len(_DUE) + 8], found[len(_DUE) + 8 :]
+            yield _moment(at), key.decode()
 
     @property
     def checkpoint(self) -> int:
@@ -71,14 +85,21 @@ class Table:
         """Where each input topic goes on."""
         return json.loads(self.get(POSITIONS) or "{}")
 
-    def write(self, changes: Mapping[str, str | None], checkpoint: int) -> None:
-        """What a committed transaction changed (None: deleted), whole or not at all."""
+    def write(self, changes: Mapping[str, Change], checkpoint: int) -> None:
+        """What a committed transaction changed, whole or not at all."""
         batch = WriteBatch(raw_mode=True)
-        for key, text in changes.items():
-            if text is None:
-                batch.delete(_bytes(key))
+        for key, change in changes.items():
+            name = _bytes(key)
+            old = cast("bytes", self._db.get(name) or _NEVER)[: len(_NEVER)]
+            new = _NEVER if change is None or change[1] is None else _time_bytes(change[1])
+            if old not in (_NEVER, new):
+                batch.delete(_DUE + old + name)
+            if new not in (_NEVER, old):
+                batch.put(_DUE + new + name, b"")
+            if change is None:
+                batch.delete(name)
             else:
-                batch.put(_bytes(key), _bytes(text))
+                batch.put(name, new + _bytes(change[0]))
         batch.put(_CHECKPOINT, str(checkpoint).encode())
         self._db.write(batch)
 
@@ -99,6 +120,15 @@ def _opened(folder: Path) -> Rdict:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "replace")
+
+
+def _time_bytes(time: datetime) -> bytes:
+    """In the order of times."""
+    return ((time - EPOCH) // timedelta(microseconds=1) + (1 << 63)).to_bytes(8)
+
+
+def _moment(time: bytes) -> datetime:
+    return EPOCH + timedelta(microseconds=int.from_bytes(time) - (1 << 63))
 
 
 def _options() -> Options:
@@ -126,16 +156,20 @@ def _memory() -> tuple[Cache, WriteBufferManager]:
 
 
 def _mark_open(folder: Path) -> None:
-    (folder / "OPENED").write_text(str(int(time.time())))
+    (folder / "OPENED").write_text(f"{_FORMAT} {time.time():.0f}")
 
 
 def _opened_at(folder: Path) -> float:
+    """When it was last in use; 0 if what is there is not such a folder."""
     with suppress(OSError, ValueError):
-        return float((folder / "OPENED").read_text())
+        format_, at = (folder / "OPENED").read_text().split()
+        return float(at) if format_ == _FORMAT else 0.0
     return 0.0
 
 
-def recover(settings: KafkaSettings, stage: str, partition: int, table: Table, alive: Callable[[], None]) -> int:
+def recover(
+    settings: KafkaSettings, stage: str, partition: int, table: Table, due_of: DueOf, alive: Callable[[], None]
+) -> int:
     """Bring a table up to the end of its topic; returns how many records that took. ``alive`` is called as it goes.
 
     To be called by the partition's only writer, once no transaction of an earlier one is open any more. Raises Retry
@@ -152,17 +186,17 @@ def recover(settings: KafkaSettings, stage: str, partition: int, table: Table, a
     consumer = Consumer(options)
     try:
         consumer.assign([TopicPartition(settings.state_topic(stage), partition, table.checkpoint)])
-        return _follow(consumer, table, alive)
+        return _follow(consumer, table, due_of, alive)
     finally:
         consumer.close()
 
 
-def _follow(consumer: Consumer, table: Table, alive: Callable[[], None]) -> int:
+def _follow(consumer: Consumer, table: Table, due_of: DueOf, alive: Callable[[], None]) -> int:
     count, silent_since = 0, time.monotonic()
     while True:
         messages = consumer.consume(1000, 1.0)
         alive()
-        changes, checkpoint, ended = _sorted(messages)
+        changes, checkpoint, ended = _sorted(messages, due_of)
         if checkpoint:
             table.write(changes, checkpoint)
             count, silent_since = count + len(messages), time.monotonic()
@@ -172,17 +206,21 @@ def _follow(consumer: Consumer, table: Table, alive: Callable[[], None]) -> int:
             raise Retry(f"the brokers have not sent a stage's state for {_SILENCE:.0f} s")
 
 
-def _sorted(messages: list[Message]) -> tuple[dict[str, str | None], int, bool]:
-    changes: dict[str, str | None] = {}
+def _sorted(messages: list[Message], due_of: DueOf) -> tuple[dict[str, Change], int, bool]:
+    changes: dict[str, Change] = {}
     checkpoint, ended = 0, False
     for message in messages:
         error = message.error()
         if error is None:
-            value = message.value()
-            changes[(message.key() or b"").decode()] = None if value is None else value.decode()
+            key, value = (message.key() or b"").decode(), message.value()
+            changes[key] = None if value is None else _change(key, value.decode(), due_of)
             checkpoint = (message.offset() or 0) + 1
         elif error.code() == KafkaError._PARTITION_EOF:
             ended = True
         elif not error.retriable() and error.code() >= 0:
             raise KafkaException(error)
     return changes, checkpoint, ended
+
+
+def _change(key: str, text: str, due_of: DueOf) -> Change:
+    return text, None if key == POSITIONS else due_of(text)

@@ -32,7 +32,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
     sys.stdout.write(f"local NeMo on http://{options.host}:{listener.getsockname()[1]}\n")
     sys.stdout.flush()
-    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+    # Longer than clients keep an idle connection (httpx: 5 s): none sends into one that is being closed.
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=75)).run(sockets=[listener])
     return 0
 
 

@@ -32,6 +32,7 @@ from driftwheel.demo.rows import read_rows
 from driftwheel.demo.witness import Witness
 from driftwheel.demo.world import START, Ask, World, WorldSettings
 from driftwheel.kafka_engine import KafkaEngine
+from driftwheel.ports import PRIVATE, configured
 from driftwheel.product import Product, wait_for_interrupt
 from schemas.errors import Refused, UsageError
 from schemas.events import Alarm, Deployment, Evaluation, Job, Trigger
@@ -41,6 +42,7 @@ WINDOW = 200
 STEP = 20
 LABEL_BUDGET = 600
 PACE: dict[str, dict[str, Any]] = {
+    "assemble": {"vectors": False},
     "curate": {
         "budget": LABEL_BUDGET,
         "focus": 0.8,
@@ -52,7 +54,8 @@ PACE: dict[str, dict[str, Any]] = {
     "plan": {"labels": 545, "again": 0.05},
     "run_jobs": {"dataset": {"validation": 0.08, "test": 0.1}},
 }
-"""A world of a few thousand asks has to spend its labels sooner than a year of traffic would."""
+"""A world of a few thousand asks has to spend its labels sooner than a year of traffic would, and its people rephrase
+in the same words: nothing there needs a model of meaning."""
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
@@ -173,17 +176,16 @@ class _Run:
         self.planted: set[str] = {value for row in world.seed_rows for value in row.personal}
         self.labels_used = 0
         self.workers = self._start_workers(config) if options.kafka else None
-        port = config.gateway.port if options.keep else 0
+        where = configured(config) if options.keep else PRIVATE
         try:
-            self.product = Product(config, clock=self.clock, port=port, sinks=[self.witness], wheel=options.wheel)
+            self.product = Product(config, clock=self.clock, where=where, sinks=[self.witness], wheel=options.wheel)
         except BaseException:
             self._end_workers()
             raise
         if self.workers is not None and isinstance(self.product.engine, KafkaEngine):
             self.product.engine.due = self.workers.due
         self.agent = Agent(self.product.nemo_url)
-        token = config.gateway.token.get_secret_value()
-        self.client = Client(self.product.url, token=token or None)
+        self.client = Client(self.product.url, token=self.product.owner_token)
         self.first_model = ""
 
     def _start_workers(self, config: Config) -> Workers:
@@ -333,7 +335,7 @@ class _Run:
         """Keep everything up and running, on the real clock, until Ctrl-C."""
         self.clock.real = True
         self.product.engine.start()
-        self.console.print(f"gateway and API: {self.product.url}  local NeMo: {self.product.nemo_url}")
+        self.console.print(f"gateway and API: {self.product.ports.told}  local NeMo: {self.product.nemo_url}")
         self.console.print(f"data folder: {self.product.folder.path}  (Ctrl-C ends)")
         wait_for_interrupt()
 

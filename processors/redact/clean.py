@@ -13,13 +13,14 @@ from processors.redact.drafts import Draft
 from processors.redact.keys import type_of
 from processors.redact.mask import Masker, leak, spread, survivor, values
 from processors.redact.otlp import KEPT_ATTRIBUTE
-from processors.redact.policy import Policy, policies_of
+from processors.redact.policy import Policy, Purpose, policies_of
 from processors.redact.settings import RedactSettings, keyed, subject_hash, tenant_key
 from schemas.errors import Invalid
 from schemas.events import Clean, Label, Redaction
 
 _OPAQUE = re.compile(r"[0-9a-f]{32}(?:\.[0-9a-f]{16})?")
 _CODE = re.compile(r"[\w.:@/\-]+")
+_LIST = "words of lists"
 
 
 class _Part(NamedTuple):
@@ -52,7 +53,7 @@ class Cleaner:
         of = [self._policies.of(draft.tenant) for draft in drafts]
         out: list[Clean | Invalid | None] = [None] * len(drafts)
         for policy in dict.fromkeys(of):
-            places = [place for place, one in enumerate(of) if one is policy]
+            places = [place for place, one in enumerate(of) if one == policy]
             for place, record in zip(places, self._clean([drafts[n] for n in places], policy), strict=True):
                 out[place] = record
         return [record for record in out if record is not None]
@@ -100,7 +101,7 @@ class Cleaner:
     ) -> Clean | Invalid:
         key = tenant_key(self._settings.key, draft.tenant)
         ids = {name: _opaque(key, value) for name, value in draft.ids.items()}
-        masker = Masker(key, ids["session_id"] or draft.facts.get("trace_id", ""), policy)
+        masker = Masker(key, ids["session_id"] or draft.facts.get("trace_id", ids.get("trace_id", "")), policy)
         counts: dict[str, int] = {}
 
         def mask(leaf: Leaf) -> str:
@@ -114,13 +115,17 @@ class Cleaner:
             entity = leak(proof) or survivor([proof], known)
             if entity:
                 return Invalid("redaction_leak", f"field {part.section}: {entity} left after masking")
-        return self._record(draft, masked, ids, Redaction(
+        return self._record(draft, masked, ids, subject_hash(key, draft.user), Redaction(
             policy_version=policy.version, detector=policy.detector, counts=dict(sorted(counts.items())),
         ))  # fmt: skip
 
-    def _record(self, draft: Draft, parts: Sequence[_Part], ids: dict[str, str], envelope: Redaction) -> Clean:
+    def _record(
+        self, draft: Draft, parts: Sequence[_Part], ids: dict[str, str], subject: str, envelope: Redaction
+    ) -> Clean:
         body: dict[str, Any] = {part.section: part.text for part in parts if not part.name}
         names = {part.name: part.text for part in parts if part.section == "attribute names"}
+        lists = {part.name: part.text for part in parts if part.section == _LIST}
+        body |= {name: [lists[f"{name} {place}"] for place in range(len(texts))] for name, texts in draft.lists.items()}
         kept = {names[part.name]: part.text[:KEPT_ATTRIBUTE] for part in parts if part.section == "attributes"}
         if issubclass(draft.kind, Label):
             ids = {name: value for name, value in ids.items() if name != "session_id"}
@@ -131,16 +136,17 @@ class Cleaner:
             | {
                 "event_id": draft.event_id,
                 "tenant": draft.tenant,
-                "subject_hash": subject_hash(tenant_key(self._settings.key, draft.tenant), draft.user),
+                "subject_hash": subject,
                 "event_time": draft.event_time,
                 "redaction": envelope,
-                "consent_train": self._may_train(draft),
+                "consent_train": _allowed(draft.train, self._policies.of(draft.tenant).train),
+                "consent_evaluate": _allowed(draft.evaluate, self._policies.of(draft.tenant).evaluate),
             }
         )
 
-    def _may_train(self, draft: Draft) -> bool:
-        train = self._policies.of(draft.tenant).train
-        return train != "never" and (draft.train if draft.train is not None else train == "assumed")
+
+def _allowed(said: bool | None, policy: Purpose) -> bool:
+    return policy != "never" and (said if said is not None else policy == "assumed")
 
 
 class Seen(NamedTuple):
@@ -181,6 +187,9 @@ def _parts(draft: Draft, policy: Policy) -> Iterator[_Part]:
     yield _Part("agent", "", "", draft.agent, False)
     for name, text in draft.words.items():
         yield _Part(name, "", "", text, False)
+    for name, texts in draft.lists.items():
+        for place, text in enumerate(texts):
+            yield _Part(_LIST, f"{name} {place}", "", text, False)
     for name, text in draft.texts.items():
         yield _Part(name, "", "", "" if name in policy.drop_fields else text, True)
     for name, text in draft.attributes.items():

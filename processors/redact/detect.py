@@ -29,12 +29,12 @@ from presidio_analyzer.predefined_recognizers import (
     CryptoRecognizer,
     IbanRecognizer,
     IpRecognizer,
-    PhoneRecognizer,
     UsSsnRecognizer,
 )
 
 from processors.redact.blocks import blocks
 from processors.redact.keys import type_of, words_of
+from processors.redact.phones import FastPhoneRecognizer
 from processors.redact.policy import Custom, Policy, base_policy
 from processors.redact.rules import RULES, SECRETS, Rule
 from processors.redact.settings import RedactSettings
@@ -62,8 +62,10 @@ _IGNORED = [
     "CARDINAL", "DATE", "TIME", "EVENT", "LANGUAGE", "LAW", "MONEY", "ORDINAL", "PERCENT", "PRODUCT", "QUANTITY",
     "WORK_OF_ART", "MISC",
 ]  # fmt: skip
-_UNUSED = ["tagger", "attribute_ruler", "lemmatizer", "parser", "senter"]
+_UNUSED = ("tagger", "attribute_ruler", "lemmatizer", "parser", "senter")
 _STOCK = (CreditCardRecognizer, CryptoRecognizer, IbanRecognizer, IpRecognizer, UsSsnRecognizer)
+_VERSION = re.compile(r"(?<=[A-Za-z]-)(?:\d{1,2}-){1,2}20\d\d[01]\d[0-3]\d(?!\d|-\d)")
+"""The end of a model's name, as in ``sonnet-4-5-20250929``: no telephone."""
 _PHONE_GATE = re.compile(r"(?:\d[^\d\n]{0,4}){6}\d")
 _JSON_PAIR = re.compile(
     r"""["']([A-Za-z_][\w \-]{1,30})\\?["']\s*:\s*(?:\\?"((?:[^"\\]|\\[^"])+)|'([^'\n]+)'|(\d{4,}))"""
@@ -112,14 +114,19 @@ class LeanEngine(SpacyNlpEngine):
 
     def load(self) -> None:
         """Load the models; Refused when one is not installed."""
-        self.nlp = {model["lang_code"]: _loaded(model["model_name"]) for model in self.models}
+        self.nlp = {model["lang_code"]: _names_only(model["model_name"]) for model in self.models}
+
+
+def _names_only(name: str) -> Any:
+    own_vectors = name.startswith("en_core_web_") and not name.startswith("en_core_web_trf")
+    return loaded(name, (*_UNUSED, "tok2vec") if own_vectors else _UNUSED)
 
 
 @cache
-def _loaded(name: str) -> Any:
-    own_vectors = name.startswith("en_core_web_") and not name.startswith("en_core_web_trf")
+def loaded(name: str, without: tuple[str, ...], idle: tuple[str, ...] = ()) -> Any:
+    """An installed spaCy model without some of its parts, others ``idle``, once for the process. Raises Refused."""
     try:
-        return spacy.load(name, exclude=[*_UNUSED, *(["tok2vec"] if own_vectors else [])])
+        return spacy.load(name, exclude=without, disable=idle)
     except OSError as error:
         raise Refused(
             f"the redaction model {name} is not installed: install its package, or set stages.redact.model"
@@ -142,7 +149,7 @@ class Detector:
         )
         self._engine.load()
         self._stock: list[PatternRecognizer] = [kind() for kind in _STOCK]
-        self._phones = PhoneRecognizer()
+        self._phones = FastPhoneRecognizer(settings.key)
         self._cache: OrderedDict[bytes, Finds] = OrderedDict()
         self._cache_key = _policy_digest(settings, self._policy)
 
@@ -244,7 +251,10 @@ class Detector:
                 )
                 yield from (_validated(recognizer, f, text) for f in _matches(rule, text))
         if _PHONE_GATE.search(text):
+            versions = {match.span() for match in _VERSION.finditer(text)}
             for result in self._phones.analyze(text, ["PHONE_NUMBER"]):
+                if (result.start, result.end) in versions:
+                    continue
                 yield Find(result.start, result.end, "PHONE_NUMBER", result.score)
 
     def type_of(self, key: str, value: str) -> str:
@@ -323,9 +333,8 @@ def _plausible(entities: Iterable[Any], scores: Iterable[float]) -> Iterator[Fin
         while (edge := _NAME_EDGE.search(text)) and len(edge.group()) < len(text):
             start, end = (start + edge.end(), end) if edge.start() == 0 else (start, end - len(edge.group()))
             text = text[edge.end() :] if edge.start() == 0 else text[: edge.start()]
-        if _is_name(text, entity.label_) and not (text.islower() and any(token.is_stop for token in entity)):
-            if _begins(entity):
-                continue
+        common = text.islower() and any(token.is_stop for token in entity)
+        if _is_name(text, entity.label_) and not common and not _begins(entity):
             yield Find(start, end, entity.label_, score)
 
 

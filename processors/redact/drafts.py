@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from schemas.errors import Invalid
 from schemas.events import Clean
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -15,11 +16,13 @@ EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 class Draft:
     """A record before redaction.
 
-    ``facts`` are numbers, times and words of our own; ``ids`` are opaque, and hashed when they are not; ``words`` are
-    machine text such as model names; ``texts`` are what people and agents wrote; ``attributes`` anything else.
-    ``agent`` is '' until it is known, and ``service`` stands in for it. ``store`` and ``train`` are the consents, None
-    when not said. ``event_id`` names the record for ever; ``item`` is its place in the message whose origin is
-    ``message``.
+    ``facts`` are numbers, times and words of our own; ``ids`` are opaque, and hashed when they are not; ``words`` and
+    ``lists`` of words are machine text such as model names; ``texts`` are what people and agents wrote; ``attributes``
+    anything else.
+    ``agent`` is '' until it is known, and ``service`` stands in for it. ``store``, ``train`` and ``evaluate`` are the
+    consents, None when not said. ``event_id`` names the record for ever; ``item`` is its place in the message whose
+    origin is ``message``. ``feedback`` is what a span says about itself or, by its ``links`` (trace and span), about
+    others.
     """
 
     kind: type[Clean]
@@ -34,10 +37,14 @@ class Draft:
     words: dict[str, str]
     texts: dict[str, str]
     attributes: dict[str, str] = field(default_factory=dict[str, str])
+    lists: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     service: str = ""
     user: str = ""
     store: bool | None = None
     train: bool | None = None
+    evaluate: bool | None = None
+    feedback: list[Any] = field(default_factory=list[Any])
+    links: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     @property
     def group(self) -> tuple[str, str]:
@@ -48,6 +55,19 @@ class Draft:
     def session(self) -> str:
         """The session as its producer named it; '' when nobody did."""
         return self.ids["session_id"]
+
+
+@dataclass(slots=True)
+class Read:
+    """What a message held, in order.
+
+    ``more``: how many of the drafts its sender's count does not know. ``others``: how many records are not for us, by
+    reason.
+    """
+
+    drafts: list[Draft | Invalid]
+    more: int = 0
+    others: dict[str, int] = field(default_factory=dict[str, int])
 
 
 def settled_time(time: datetime | None, received: datetime, skew: float) -> tuple[datetime, str]:

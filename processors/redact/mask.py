@@ -24,7 +24,9 @@ _ABROAD = re.compile(r"(?<![\w+])\+[1-9]\d{0,2}[ \-.]?(?:\(\d{1,4}\)[ \-.]?)?\d{
 _NORTH_AMERICA = re.compile(r"(?<![\w.\-])(?:\(\d{3}\) ?|\d{3}([\-.]))\d{3}(?:\1|[\-.])\d{4}(?![\w\-])")
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}[A-Z0-9]{11,30}(?![A-Za-z0-9])")
 _SSN = re.compile(r"(?<![\w\-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w\-])")
-_KEY = re.compile(r"\beyJ[\w\-]{8,}\.[\w\-]{4,}\.[\w\-]{4,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|BEGIN [A-Z ]*PRIVATE KEY")
+_KEY = re.compile(
+    r"\beyJ[\w\-]{8,}\.[\w\-]{4,}\.[\w\-]{4,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|BEGIN [A-Z ]*PRIVATE KEY|\bsk-[\w\-]{16,}"
+)
 
 
 class Masker:

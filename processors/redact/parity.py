@@ -1,9 +1,9 @@
 """Presidio's own findings, exactly, at a multiple of its speed: for those whose policies were tuned on them.
 
 The same recognisers, contexts and scores as ``AnalyzerEngine`` with its defaults. What is left out cannot change a
-find: lemmas serve context words alone, which here are the lower-cased tokens; a recogniser whose patterns all hold a
-digit, an ``@`` or a dot is not asked about a text without one. Texts go through spaCy in batches. The parser stays,
-since its sentences bound names. Nothing goes online.
+find: a recogniser whose patterns all hold a digit, an ``@`` or a dot is not asked about a text without one, and words
+are led back to their lemmas, which serve context alone, only where a find has a use for context. Texts go through
+spaCy in batches. The parser stays, since its sentences bound names. Nothing goes online.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import spacy
 import tldextract
 from presidio_analyzer import AnalyzerEngine, EntityRecognizer, RecognizerResult
 from presidio_analyzer.nlp_engine import NerModelConfiguration, NlpArtifacts, SpacyNlpEngine
-from presidio_analyzer.predefined_recognizers import EmailRecognizer
+from presidio_analyzer.predefined_recognizers import EmailRecognizer, PhoneRecognizer
 
-from processors.redact.detect import BATCH, Find
+from processors.redact.detect import BATCH, Find, loaded
+from processors.redact.phones import FastPhoneRecognizer
 from processors.redact.settings import RedactSettings
-from schemas.errors import Refused
 
 _NEEDS = {
     "@": ("EmailRecognizer",),
@@ -32,7 +31,8 @@ _NEEDS = {
         "UsBankRecognizer", "UsItinRecognizer", "UsPassportRecognizer", "UsSsnRecognizer",
     ),
 }  # fmt: skip
-_UNUSED = ["tagger", "attribute_ruler", "lemmatizer"]
+_ID = RecognizerResult.RECOGNIZER_IDENTIFIER_KEY
+_LEMMAS = ("tagger", "attribute_ruler", "lemmatizer")
 
 
 @cache
@@ -42,21 +42,26 @@ def parity_detector(settings: RedactSettings) -> ParityDetector:
 
 
 class _Engine(SpacyNlpEngine):
-    """Presidio's spaCy engine without lemmas; never downloads."""
+    """Presidio's spaCy engine, with lemmas on demand; never downloads."""
 
     engine_name = "driftwheel_parity_spacy"
 
     def load(self) -> None:
         """Load the model; Refused when it is not installed."""
-        try:
-            self.nlp = {m["lang_code"]: spacy.load(m["model_name"], exclude=_UNUSED) for m in self.models}
-        except OSError as error:
-            raise Refused(f"the model {self.models[0]['model_name']} is not installed") from error
+        self.nlp = {model["lang_code"]: loaded(model["model_name"], (), _LEMMAS) for model in self.models}
 
     def _doc_to_nlp_artifact(self, doc: Any, language: str) -> NlpArtifacts:
-        found = super()._doc_to_nlp_artifact(doc, language)
-        words = [token.lower_ for token in doc]
-        return NlpArtifacts(found.entities, found.tokens, found.tokens_indices, words, self, language, found.scores)
+        entities, scores = self._get_updated_entities(list(doc.ents), self._get_scores_for_entities(doc))
+        return NlpArtifacts(entities, doc, [], [], None, language, scores)  # pyright: ignore[reportArgumentType]
+
+    def lemmatised(self, artifacts: NlpArtifacts, language: str) -> NlpArtifacts:
+        """The same with lemmas and keywords, as context needs them: tokens as texts, keywords as a set."""
+        doc, parts = artifacts.tokens, dict(self.nlp[language].components)
+        for name in _LEMMAS:
+            doc = parts[name](doc)
+        full = super()._doc_to_nlp_artifact(doc, language)
+        full.tokens, full.keywords = [token.text for token in doc], set(full.keywords)  # pyright: ignore[reportAttributeAccessIssue] looked up, never changed
+        return full
 
 
 class _Mail(EmailRecognizer):
@@ -84,14 +89,18 @@ class ParityDetector:
         self._engine.load()
         self._analyzer = AnalyzerEngine(nlp_engine=self._engine, supported_languages=["en"])
         found: list[EntityRecognizer] = self._analyzer.registry.get_recognizers(language="en", all_fields=True)
-        self._recognizers = [_Mail() if isinstance(one, EmailRecognizer) else one for one in found]
+        self._recognizers = [self._ours(one) for one in found]
+        self._contextual = {one.id for one in self._recognizers if one.context}
         self._entities = list({entity for one in self._recognizers for entity in one.supported_entities})
+
+    def _ours(self, one: EntityRecognizer) -> EntityRecognizer:
+        if isinstance(one, PhoneRecognizer):
+            return FastPhoneRecognizer(self._key, context=one.context)
+        return _Mail() if isinstance(one, EmailRecognizer) else one
 
     def find(self, texts: Sequence[str]) -> list[list[Find]]:
         """What Presidio finds in each text, by start; a text that was seen before costs nothing."""
-        keys = [
-            hashlib.blake2b(text.encode("utf-8", "replace"), key=self._key, digest_size=16).digest() for text in texts
-        ]
+        keys = [self._hash(text) for text in texts]
         found = {key: self._cache[key] for key in keys if key in self._cache}
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
         asked = sorted(missing.items(), key=lambda item: (len(item[1]), item[1]))
@@ -106,6 +115,18 @@ class ParityDetector:
         return hashlib.blake2b(text.encode("utf-8", "replace"), key=self._key, digest_size=16).digest()
 
     def _one(self, text: str, artifacts: NlpArtifacts) -> list[Find]:
+        results = self._raw(text, artifacts)
+        near = [one for one in results if one.recognition_metadata[_ID] in self._contextual]
+        if near:
+            enhance = self._analyzer.context_aware_enhancer.enhance_using_context
+            full = self._engine.lemmatised(artifacts, "en")
+            told = iter(enhance(text=text, raw_results=near, nlp_artifacts=full, recognizers=self._recognizers))
+            results = [next(told) if one.recognition_metadata[_ID] in self._contextual else one for one in results]
+        kept = EntityRecognizer.remove_duplicates([one for one in results if one.score > 0])
+        return sorted(Find(one.start, one.end, one.entity_type, one.score) for one in kept)
+
+    def _raw(self, text: str, artifacts: NlpArtifacts) -> list[RecognizerResult]:
+        """What every recogniser finds by itself."""
         has = {"@": "@" in text, ".": "." in text, "digit": any(char.isdigit() for char in text)}
         idle = {name for mark, names in _NEEDS.items() if not has[mark] for name in names}
         results: list[RecognizerResult] = []
@@ -113,11 +134,7 @@ class ParityDetector:
             if recognizer.name not in idle:
                 some = recognizer.analyze(text=text, entities=self._entities, nlp_artifacts=artifacts) or []
                 for one in some:
-                    one.recognition_metadata.setdefault(RecognizerResult.RECOGNIZER_IDENTIFIER_KEY, recognizer.id)
+                    one.recognition_metadata.setdefault(_ID, recognizer.id)
                     one.recognition_metadata.setdefault(RecognizerResult.RECOGNIZER_NAME_KEY, recognizer.name)
                 results += some
-        if results:
-            enhance = self._analyzer.context_aware_enhancer.enhance_using_context
-            results = enhance(text=text, raw_results=results, nlp_artifacts=artifacts, recognizers=self._recognizers)
-        kept = EntityRecognizer.remove_duplicates([one for one in results if one.score > 0])
-        return sorted(Find(one.start, one.end, one.entity_type, one.score) for one in kept)
+        return results

@@ -20,8 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from processors.redact.settings import ENTITIES, HARD, MODEL, OPTIONAL, RedactSettings
 from schemas.errors import UsageError
+from schemas.tenants import policy_tenant
 
 Action = Literal["placeholder", "surrogate", "hmac", "drop"]
+Purpose = Literal["assumed", "required", "never"]
+"""Whether consent to a purpose is taken for given, has to be said, or does not count."""
 FLOOR = 0.3
 """The lowest threshold: below it finds are guesses."""
 _ENTITY = re.compile(r"[A-Z][A-Z_]{1,30}")
@@ -43,8 +46,10 @@ class Policy:
 
     ``models``: pairs of language and installed spaCy package; each looks at every text. ``actions``: pairs of type and
     action where it is not ``action``. ``allow``, ``allow_patterns``: values that stay. ``store``: whether records
-    without a word about it may be stored; ``train``: whether they may be trained on (``never``: not even with consent).
+    without a word about it may be stored; ``train``: whether they may be trained on (``never``: not even with consent);
+    ``evaluate``: whether models may be judged by them.
     ``drop_fields``, ``drop_attributes``: what nobody needs is not kept; attributes by patterns such as ``http.*``.
+    ``retention``: days for which the store keeps a class of records, where it is not as long as everybody's.
     """
 
     version: str = "1"
@@ -57,9 +62,11 @@ class Policy:
     allow_patterns: tuple[str, ...] = ()
     custom: tuple[Custom, ...] = ()
     store: Literal["assumed", "required"] = "assumed"
-    train: Literal["assumed", "required", "never"] = "assumed"
+    train: Purpose = "assumed"
+    evaluate: Purpose = "assumed"
     drop_fields: tuple[str, ...] = ()
     drop_attributes: tuple[str, ...] = ()
+    retention: tuple[tuple[str, int], ...] = ()
 
     @property
     def detector(self) -> str:
@@ -131,12 +138,25 @@ class _Recognizer(_Section):
 
 class _Consent(_Section):
     store: Literal["assumed", "required"] = "assumed"
-    train: Literal["assumed", "required", "never"] = "assumed"
+    train: Purpose = "assumed"
+    evaluate: Purpose = "assumed"
 
 
 class _Minimise(_Section):
     fields: list[Literal["input", "output", "text", "text_before"]] = []
     attributes: list[str] = []
+
+
+Days = Annotated[int | None, Field(gt=0, le=7300)]
+
+
+class _Retention(_Section):
+    spans: Days = None
+    signals: Days = None
+    turns: Days = None
+    scores: Days = None
+    samples: Days = None
+    quarantine: Annotated[int | None, Field(gt=0, le=30)] = None
 
 
 class _File(_Section):
@@ -151,6 +171,7 @@ class _File(_Section):
     recognizers: list[_Recognizer] = []
     consent: _Consent = _Consent()
     minimise: _Minimise = _Minimise()
+    retention: _Retention = _Retention()
 
     def policy(self) -> Policy:
         """The same as a policy. Raises ValueError naming the field at fault."""
@@ -186,8 +207,10 @@ class _File(_Section):
             custom=tuple(Custom(one.entity, one.pattern, one.score, tuple(one.keys)) for one in self.recognizers),
             store=self.consent.store,
             train=self.consent.train,
+            evaluate=self.consent.evaluate,
             drop_fields=tuple(self.minimise.fields),
             drop_attributes=tuple(self.minimise.attributes),
+            retention=tuple((name, days) for name, days in self.retention.model_dump().items() if days is not None),
         )
 
 
@@ -226,8 +249,13 @@ class Policies:
         self._base, self._tenants = base, dict(tenants)
 
     def of(self, tenant: str) -> Policy:
-        """The policy of a tenant."""
-        return self._tenants.get(tenant, self._base)
+        """The policy of a tenant; a canary's is that of the tenant it stands for."""
+        return self._tenants.get(policy_tenant(tenant), self._base)
+
+    @property
+    def tenants(self) -> tuple[str, ...]:
+        """The tenants that have a policy of their own."""
+        return tuple(self._tenants)
 
 
 def base_policy(settings: RedactSettings) -> Policy:
@@ -240,6 +268,7 @@ def base_policy(settings: RedactSettings) -> Policy:
         threshold=settings.threshold,
         store=consent,
         train=consent,
+        evaluate=consent,
     )
 
 

@@ -1,13 +1,15 @@
-"""Raw signals to drafts: one JSON object each, a signal about a turn or session, or a label of a sample."""
+"""Raw signals to drafts: one JSON object each, a signal about a turn or session, a label of a sample, or a score."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any, cast, get_args
 
 from processors.redact.drafts import Draft, consent, scrubbed, settled_time
+from processors.redact.feedback import Around, Target, Verdict, draft_of
 from processors.stage import Message
 from schemas.errors import Invalid
 from schemas.events import Label, RawSignal, Signal, SignalName, identity
@@ -35,6 +37,8 @@ WEIGHTS = {"explicit": 1.0, "implicit": 0.6}
 
 _NAMES = frozenset(get_args(SignalName))
 _MUST_SAY = {"rating"}
+_PEOPLE = re.compile(r"(?<![a-z])(user|human|customer|feedback|thumbs?|rating|csat)(?![a-z])")
+"""Names of scores that people give; Langfuse's scores do not say who gave them."""
 
 
 def signal_of(raw: RawSignal, message: Message, tenant: str, skew: float) -> Draft:
@@ -43,6 +47,8 @@ def signal_of(raw: RawSignal, message: Message, tenant: str, skew: float) -> Dra
     name = _text(body, "name")
     if name == "label":
         return _label(body, raw, message, tenant, skew)
+    if name == "score":
+        return _score(body, raw, message, tenant, skew)
     if name not in _NAMES:
         raise Invalid("unknown_signal", "field name: neither 'label' nor a signal that is known")
     kind = "explicit" if name in EXPLICIT else "implicit"
@@ -73,7 +79,37 @@ def signal_of(raw: RawSignal, message: Message, tenant: str, skew: float) -> Dra
         attributes=_attributes(body),
         store=consent(given.get("store")),
         train=consent(given.get("train")),
+        evaluate=consent(given.get("evaluate")),
     )
+
+
+def _score(body: dict[str, Any], raw: RawSignal, message: Message, tenant: str, skew: float) -> Draft:
+    """A score in Langfuse's form (``connectors.langfuse``). Scores with the same id are revisions of one."""
+    name, judge = _text(body, "score_name"), _text(body, "judge")
+    given = body.get("score")
+    verdict = Verdict(
+        name=name,
+        score=None if given is None else float(given),
+        label=_text(body, "label"),
+        explanation=_text(body, "correction") or _text(body, "text"),
+        judge=judge or ("HUMAN" if _text(body, "correction") or _PEOPLE.search(name.lower()) else ""),
+        metadata=_text(body, "metadata"),
+        boolean=body.get("data_type") == "BOOLEAN",
+    )
+    span, trace = _text(body, "span_id"), _text(body, "trace_id")
+    target = Target(
+        "span" if span and trace else "trace" if trace else "session", _text(body, "session_id"), trace, span
+    )
+    said = {field: _text(body, field) for field in ("config_id", "environment", "score_id")}
+    around = Around(
+        tenant=tenant, message=message.origin, item=0, received=message.time, skew=skew, time=_time(body, raw),
+        agent=_text(body, "agent"), user=_text(body, "user_id"),
+        attributes={f"score.{field.removeprefix('score_')}": text for field, text in said.items()},
+    )  # fmt: skip
+    if _text(body, "correction"):
+        around.attributes = {**around.attributes, "score.comment": _text(body, "text")}
+        return draft_of(verdict, target, around, "correction", f"score/{said['score_id'] or raw.event_id}")
+    return draft_of(verdict, target, around, shared=f"score/{said['score_id'] or raw.event_id}")
 
 
 def _label(body: dict[str, Any], raw: RawSignal, message: Message, tenant: str, skew: float) -> Draft:
@@ -100,6 +136,7 @@ def _label(body: dict[str, Any], raw: RawSignal, message: Message, tenant: str, 
         texts={"value": _text(body, "value")},
         store=consent(given.get("store")),
         train=consent(given.get("train")),
+        evaluate=consent(given.get("evaluate")),
     )
 
 

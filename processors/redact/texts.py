@@ -32,14 +32,13 @@ class TextRedactor:
         self, settings: RedactSettings, policy: Policy, tenant: str = "default", *, parity: bool = False
     ) -> None:
         self._settings, self._policy, self._parity = settings, policy, parity
-        self._detector = detector_for(settings, policy)
         self._key = tenant_key(settings.key, tenant)
 
     def redact(self, texts: Sequence[tuple[str, str]]) -> list[Redacted | Invalid]:
         """Pairs of session and text, each redacted alone; Invalid for what cannot be proved clean, as in the stage."""
         if self._parity:
             return self._as_presidio(texts)
-        found = self._detector.find([Query(text, may_name(text)) for _, text in texts])
+        found = detector_for(self._settings, self._policy).find([Query(text, may_name(text)) for _, text in texts])
         return [
             finds if isinstance(finds, Invalid) else self._redacted(session, text, finds)
             for (session, text), finds in zip(texts, found, strict=True)
@@ -47,9 +46,8 @@ class TextRedactor:
 
     def _as_presidio(self, texts: Sequence[tuple[str, str]]) -> list[Redacted | Invalid]:
         out: list[Redacted | Invalid] = []
-        for (session, text), found in zip(
-            texts, parity_detector(self._settings).find([t for _, t in texts]), strict=True
-        ):
+        seen = parity_detector(self._settings).find([text for _, text in texts])
+        for (session, text), found in zip(texts, seen, strict=True):
             finds = [find for find in found if find.score >= self._policy.threshold]
             out.append(Redacted(Masker(self._key, session, self._policy).mask(text, finds, {}), tuple(finds)))
         return out

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from connectors.api_keys import ApiKey, KeyRing, found, new_key, read_keys, rotated, write_keys
+from connectors.api_keys import ApiKey, KeyRing, found, new_key, read_keys, rotated
 from connectors.log import MemoryLog
 from driftwheel.gateway import GatewaySettings, create_app
+from driftwheel.keys import write_keys
 from schemas.errors import Refused, UsageError
 from tests.processors.redacting import otlp
 

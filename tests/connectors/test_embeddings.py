@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from connectors.embeddings import Cached, HashedNgrams, MiniLM, batches, load_embedder
+from connectors.embeddings import Cached, Deferred, HashedNgrams, Meaning, MiniLM, batches, load_embedder
 from schemas.errors import Refused
 from tests.models import minilm_folder
 
@@ -112,3 +112,24 @@ def test_no_folder_means_the_fallback_and_a_bad_folder_is_refused(tmp_path: Path
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(Refused, match="driftwheel models fetch"):
         load_embedder(tmp_path)
+
+
+def test_meaning_is_the_same_number_for_the_same_texts(minilm: MiniLM) -> None:
+    alike, prepared = Meaning(minilm), Meaning(Cached(minilm, 10))
+    prepared.prepare([*ALIKE, OTHER])
+    assert alike(*ALIKE) == alike(*ALIKE) == prepared(*ALIKE) > alike.at
+    assert alike(ALIKE[0], OTHER) == prepared(ALIKE[0], OTHER) < 0.3
+
+
+def test_an_embedder_is_made_when_it_is_first_asked() -> None:
+    made: list[Counting] = []
+
+    def make() -> Counting:
+        made.append(Counting())
+        return made[0]
+
+    deferred = Deferred("counting", 2, make)
+    assert (made, deferred.name, deferred.dimension) == ([], "counting", 2)
+    deferred.embed(["a"])
+    deferred.embed(["b"])
+    assert [one.asked for one in made] == [["a", "b"]]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, IsolationLevel, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from connectors.kafka.backlog import Backlog, HeldClock, LogClock
+from connectors.kafka.backlog import Backlog, HeldClock, LogClock, _Ends
 from connectors.kafka.settings import KafkaSettings, client_options
 from connectors.kafka.wire import millis
 from schemas.errors import Retry
@@ -61,7 +63,7 @@ class Topics:
     def make(self) -> Producer:
         made = Producer(
             client_options(self.settings)
-            | {"transactional.id": f"{self.settings.prefix}test.{id(object())}", "retry.backoff.ms": 20, "log_level": 0}
+            | {"transactional.id": f"{self.settings.prefix}test.{uuid4().hex}", "retry.backoff.ms": 20, "log_level": 0}
         )
         made.init_transactions(30)
         return made
@@ -277,6 +279,42 @@ def test_brokers_that_fall_silent_in_a_look_spoil_no_later_one(
     assert clock.now() == T0 + SECOND
 
 
+class Unknown:
+    """A partition's end as librdkafka 2.16 gives it while a broker comes back."""
+
+    offset = -1001
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_an_answer_without_offsets_moves_no_clock(
+    topics: Topics, backlog: Backlog, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """First offset, end of what is decided, end: whichever lacks, nothing would seem to be left to read."""
+    now, group = [T0], topics.settings.group("first")
+    clock = held(topics, backlog, lambda: now[0])
+    clock.refresh()
+    topics.put("a", (0, T0))
+    now[0] = T0 + SECOND
+    with monkeypatch.context() as patch:
+        asked, ask = list[Any](), backlog._asked
+
+        def answer(places: Sequence[tuple[str, int]], *what: Any) -> list[Any]:
+            asked.append(what)
+            given = ask(places, *what)
+            if len(asked) == nth:
+                unknown: Future[Any] = Future()
+                unknown.set_result(Unknown())
+                return [unknown, *given[1:]]
+            return given
+
+        patch.setattr(backlog, "_asked", answer)
+        with pytest.raises(Retry, match="no offsets in its answer"):
+            clock.refresh()
+    assert (clock.now(), clock.now(group)) == (T0, T0)
+    clock.refresh()
+    assert clock.now() == T0, "there is a record to read"
+
+
 def test_a_clock_that_stops_says_so(topics: Topics, backlog: Backlog, caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> datetime:
         raise ValueError("planted")
@@ -383,6 +421,55 @@ def test_what_moves_on_during_a_look_is_seen(topics: Topics, kind: type[Between]
 
     backlog.then = hand_over
     assert backlog.held(upstream, T0 + SECOND)[1] == T0 + passed * SECOND
+    backlog.close()
+
+
+class EndLast(Backlog):
+    """Something happens before it asks for the very ends."""
+
+    then: Callable[[], None] = staticmethod(lambda: None)
+    questions, before = 0, 3
+
+    def _asked(self, places: Sequence[tuple[str, int]], what: Any, isolation: IsolationLevel) -> list[Any]:
+        self.questions += 1
+        if self.questions == self.before:
+            self.then()
+        return super()._asked(places, what, isolation)
+
+
+class EndFirst(EndLast):
+    """Wrong on purpose: it asks for the end of what is decided after the very end."""
+
+    before = 2
+
+    def _ends(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Any]:
+        wanted = sorted(places)
+        high = self._offsets(self._asked(wanted, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED))
+        low = self._offsets(self._asked(wanted, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED))
+        stable = self._offsets(self._asked(wanted, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED))
+        return {place: _Ends(*each) for place, *each in zip(wanted, low, stable, high, strict=True)}
+
+
+@pytest.mark.parametrize(("kind", "passed"), [(EndLast, False), (EndFirst, True)])
+def test_transactions_that_overlap_during_a_look_hide_no_record(
+    topics: Topics, kind: type[EndLast], passed: bool
+) -> None:
+    """One whose record is unread commits, and another one has begun behind it: what is decided ends at that record."""
+    backlog, other = kind(topics.settings), topics.make()
+    topics.producer.begin_transaction()
+    topics.produce("a", [(0, T0)])
+
+    def overlap() -> None:
+        other.begin_transaction()
+        other.produce(topics.name("a"), b"x", b"k", partition=0, timestamp=millis(T0))
+        other.flush(30)
+        topics.producer.commit_transaction(30)
+        until(lambda: topics.ends(IsolationLevel.READ_COMMITTED)[0] == 1)
+
+    backlog.then = overlap
+    level = backlog.held([(topics.settings.group("g"), [topics.name("a")])], T0 + SECOND)[0]
+    assert level == (T0 + SECOND if passed else EPOCH)
+    other.abort_transaction(30)
     backlog.close()
 
 

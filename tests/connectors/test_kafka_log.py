@@ -27,7 +27,7 @@ from connectors.kafka.wire import Headers, millis
 from connectors.log import Entry, entry_of
 from schemas.errors import Invalid, Reject, Retry, UsageError
 from schemas.events import Label
-from schemas.topics import LABELS, LEDGER, OTLP_SPANS, SIGNALS_RAW
+from schemas.topics import LABELS, LEDGER, OTLP_LOGS, OTLP_SPANS, SIGNALS_RAW
 from tests.brokers import Cluster, free_ports
 from tests.driftwheel.kafka_kit import stored
 from tests.world import REDACTION
@@ -41,7 +41,9 @@ def create(settings: KafkaSettings, **config: str) -> None:
     """The gateway's topics; those of the ledger take small messages alone. Records stay whatever their age."""
     config = {"retention.ms": "-1"} | config
     large = {"max.message.bytes": "20000000"} | config
-    wanted = [NewTopic(settings.topic(topic), settings.partitions, config=large) for topic in (OTLP_SPANS, LABELS)]
+    wanted = [
+        NewTopic(settings.topic(topic), settings.partitions, config=large) for topic in (OTLP_SPANS, OTLP_LOGS, LABELS)
+    ]
     wanted += [NewTopic(settings.topic(SIGNALS_RAW), settings.partitions, config=large)]
     small = {"max.message.bytes": str(SMALL)} | config
     wanted += [NewTopic(settings.topic(LEDGER), settings.partitions, config=small)]
@@ -102,6 +104,11 @@ def test_a_newer_entry_of_a_compacted_topic_replaces_by_identity(settings: Kafka
     found = stored(settings, settings.topic(LABELS))
     assert {one.key for one in found} == {f"l{n}" for n in range(20)}
     assert {one.partition for one in found} == {partition_of("t/a", settings.partitions)}
+    deletion = Entry(LABELS.name, "t/a", b"", NOW, identity="l3")
+    log.append([deletion])
+    [last] = [one for one in stored(settings, settings.topic(LABELS)) if not one.value]
+    assert (last.key, last.partition) == ("l3", found[0].partition)
+    assert log._message(deletion)["value"] is None, "to brokers no value is another thing than an empty one"
 
 
 class Marked:

@@ -14,12 +14,13 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from connectors.kafka.log import KafkaLog, KafkaLogSettings
 from connectors.kafka.partition import partition_of
-from connectors.kafka.quarantine import RETENTION, KafkaQuarantine
+from connectors.kafka.quarantine import KafkaQuarantine
 from connectors.kafka.reader import Reader, records_between
 from connectors.kafka.settings import KafkaSettings, client_options
 from connectors.kafka.topics import QUARANTINE
 from connectors.kafka.wire import Headers
 from connectors.log import Entry
+from connectors.quarantine import RETENTION, Held
 from schemas.errors import Refused, Retry
 from schemas.topics import OTLP_SPANS, SPANS
 from tests.brokers import free_ports
@@ -59,7 +60,7 @@ def test_a_payload_comes_back_and_the_topic_shows_nothing(
     settings: KafkaSettings, log: KafkaLog, quarantine: KafkaQuarantine
 ) -> None:
     names = [f"letter-{n}" for n in range(10)]
-    log.append([quarantine.entry(name, f"mary@example.org {name}".encode(), NOW) for name in names])
+    log.append([quarantine.entry(name, "acme", f"mary@example.org {name}".encode(), NOW) for name in names])
     for name in names:
         assert quarantine.read(name) == f"mary@example.org {name}".encode()
     assert (names[0] in quarantine, "other" in quarantine) == (True, False)
@@ -68,16 +69,16 @@ def test_a_payload_comes_back_and_the_topic_shows_nothing(
     assert sorted(one.key for one in kept) == sorted(names)
     assert {one.partition for one in kept} == {partition_of(name, settings.partitions) for name in names}
     assert not any(b"mary" in one.value for one in kept)
-    assert len({one.value[:13] for one in kept}) == len(names), "no nonce comes twice"
+    assert sorted(quarantine.held()) == sorted(Held(name, "acme", 17 + len(name), NOW + RETENTION) for name in names)
 
 
 def test_what_comes_after_the_first_look_is_found_and_the_newest_counts(
     log: KafkaLog, quarantine: KafkaQuarantine
 ) -> None:
     assert "a" not in quarantine
-    log.append([quarantine.entry("a", b"one", NOW)])
+    log.append([quarantine.entry("a", "acme", b"one", NOW)])
     assert quarantine.read("a") == b"one"
-    log.append([quarantine.entry("a", b"two", NOW + timedelta(days=1))])
+    log.append([quarantine.entry("a", "acme", b"two", NOW + timedelta(days=1))])
     assert quarantine.read("a") == b"two"
     assert quarantine.until("a") == NOW + timedelta(days=1) + RETENTION
 
@@ -85,7 +86,7 @@ def test_what_comes_after_the_first_look_is_found_and_the_newest_counts(
 def test_a_deleted_payload_is_gone_for_everyone(
     settings: KafkaSettings, log: KafkaLog, quarantine: KafkaQuarantine
 ) -> None:
-    log.append([quarantine.entry("a", b"one", NOW), quarantine.entry("b", b"two", NOW)])
+    log.append([quarantine.entry("a", "acme", b"one", NOW), quarantine.entry("b", "acme", b"two", NOW)])
     assert quarantine.delete("a")
     assert not quarantine.delete("a")
     with closing(KafkaQuarantine(settings, KEY)) as another:
@@ -94,13 +95,25 @@ def test_a_deleted_payload_is_gone_for_everyone(
             with pytest.raises(Refused, match=r"a is not in the quarantine: .* purged after 30 days"):
                 one.read("a")
             assert one.read("b") == b"two"
-    log.append([quarantine.entry("a", b"three", NOW)])
+    log.append([quarantine.entry("a", "acme", b"three", NOW)])
     assert quarantine.read("a") == b"three"
+
+
+def test_what_is_past_its_time_is_gone_though_the_topic_has_it(
+    settings: KafkaSettings, log: KafkaLog, quarantine: KafkaQuarantine
+) -> None:
+    log.append([quarantine.entry("a", "acme", b"one", NOW)])
+    for clock, there in ((lambda: NOW, True), (lambda: NOW + RETENTION, False)):
+        with closing(KafkaQuarantine(settings, KEY, clock)) as one:
+            assert ("a" in one, [held.name for held in one.held()]) == (there, ["a"] * there)
+            if not there:
+                with pytest.raises(Refused, match="purged after 30 days"):
+                    one.read("a")
 
 
 def test_the_largest_payload(log: KafkaLog, quarantine: KafkaQuarantine) -> None:
     payload = os.urandom(16 << 20)
-    log.append([quarantine.entry("large", payload, NOW), quarantine.entry("empty", b"", NOW)])
+    log.append([quarantine.entry("large", "acme", payload, NOW), quarantine.entry("empty", "acme", b"", NOW)])
     assert quarantine.read("large") == payload
     assert quarantine.read("empty") == b""
 
@@ -108,17 +121,22 @@ def test_the_largest_payload(log: KafkaLog, quarantine: KafkaQuarantine) -> None
 def test_another_key_and_a_payload_that_is_not_the_letters(
     settings: KafkaSettings, log: KafkaLog, quarantine: KafkaQuarantine
 ) -> None:
-    log.append([quarantine.entry("a", b"one", NOW)])
+    log.append([quarantine.entry("a", "acme", b"one", NOW)])
     with (
         closing(KafkaQuarantine(settings, bytes(32))) as another,
         pytest.raises(Refused, match=r"sealed under another key: set redact.key to the one before"),
     ):
         another.read("a")
-    right = quarantine.entry("b", b"one", NOW)
+    right = quarantine.entry("b", "acme", b"one", NOW)
     damaged = right.value[:-1] + bytes([right.value[-1] ^ 1])
-    wrong = [("moved", right.value), ("b", damaged), ("newer", b"\x02" + right.value[1:]), ("short", b"\x01")]
+    wrong = [("moved", right.value), ("b", damaged), ("newer", b"\x03" + right.value[1:]), ("short", b"\x02")]
     log.append([Entry(QUARANTINE, name, value, NOW, right.headers) for name, value in wrong])
-    for name, problem in (("moved", "not the payload"), ("b", "damaged"), ("newer", "upgrade"), ("short", "damaged")):
+    for name, problem in (
+        ("moved", "not the payload"),
+        ("b", "damaged"),
+        ("newer", "another version"),
+        ("short", "damaged"),
+    ):
         with pytest.raises(Refused, match=problem):
             quarantine.read(name)
 
@@ -127,7 +145,7 @@ def test_what_was_not_committed_is_not_there(settings: KafkaSettings, quarantine
     options = {"transactional.id": settings.prefix + "x", "partitioner": "murmur2_random"}
     producer = Producer(client_options(settings) | options)
     producer.init_transactions(30)
-    entry = quarantine.entry("a", b"one", NOW)
+    entry = quarantine.entry("a", "acme", b"one", NOW)
     for end in (producer.abort_transaction, producer.commit_transaction):
         producer.begin_transaction()
         producer.produce(settings.topic(QUARANTINE), entry.value, entry.key, headers=dict(entry.headers))
@@ -139,7 +157,7 @@ def test_what_was_not_committed_is_not_there(settings: KafkaSettings, quarantine
 
 def test_threads_may_share_it(log: KafkaLog, quarantine: KafkaQuarantine) -> None:
     names = [f"letter-{n}" for n in range(20)]
-    log.append([quarantine.entry(name, name.encode(), NOW) for name in names])
+    log.append([quarantine.entry(name, "acme", name.encode(), NOW) for name in names])
     found: dict[str, bytes] = {}
     threads = [Thread(target=lambda n=name: found.update({n: quarantine.read(n)})) for name in names]
     for thread in threads:

@@ -30,6 +30,7 @@ from connectors.kafka.settings import KafkaSettings, Mechanism, OAuth, client_op
 from connectors.kafka.topics import Wanted, apply, check, describe, lags, plan
 from schemas.errors import Refused, Retry, UsageError
 from tests import kafka_jars
+from tests.certificates import Authority
 from tests.cluster import Cluster
 from tests.connectors.kafka_security import (
     CLIENT,
@@ -41,7 +42,6 @@ from tests.connectors.kafka_security import (
     USER,
     WORKER,
     WORKER_PASSWORD,
-    Authority,
     Signer,
     TokenServer,
     listeners,

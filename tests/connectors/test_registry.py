@@ -32,7 +32,7 @@ from schemas.errors import Invalid, Refused, Retry, UsageError
 from schemas.events import DeadLetter, Span
 from schemas.released import forms
 from schemas.topics import BY_NAME, DEAD_LETTERS, SPANS, TOPICS
-from tests.connectors.kafka_security import Authority
+from tests.certificates import Authority
 from tests.machine import NotHere, free_ports
 from tests.registries import Twin, open_registry
 from tests.schemas.test_contract import example

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -247,6 +248,35 @@ def test_erased_entries_leave_no_lag_behind(reopen: Open) -> None:
     log.append([entry(SPANS, 5)])
     log.delete(SPANS, [5])
     assert log.lag("c") == 0
+
+
+@pytest.mark.parametrize("shredded", [True, False])
+def test_what_is_shredded_is_nowhere_on_disk(reopen: Open, tmp_path: Path, shredded: bool) -> None:
+    """Also what a state was replaced by; the control shows that a plain deletion leaves it in the file."""
+    log = reopen()
+    secret = b"maria said something " * 3
+    log.append([Entry(SPANS.name, "k", secret + bytes([n]), T0) for n in range(40)])
+    with log.transaction() as transaction:
+        transaction.put_state("stage", "k", "ana said something " * 300, None)
+    assert log.states("stage") == [("k", "ana said something " * 300)]
+    with log.shredding() if shredded else nullcontext():
+        log.delete(SPANS, range(40))
+        with log.transaction() as transaction:
+            transaction.put_state("stage", "k", "{}", None)
+    found = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.name.startswith("log.db"))
+    left = b"maria said" in found, b"ana said something" in found
+    assert left == ((False, False) if shredded else (True, True))
+
+
+def test_what_everybody_has_read(reopen: Open) -> None:
+    log = reopen()
+    for name in ("one", "two"):
+        log.join(name, [SPANS])
+    log.append([entry(SPANS, n) for n in range(5)])
+    values(log, "one", SPANS, limit=4)
+    values(log, "two", SPANS, limit=2)
+    assert (log.read_by_all(SPANS), log.read_by_all(LEDGER)) == (2, 0)
+    assert [one.offset for one in log.scan(SPANS, 2)] == [2, 3, 4]
 
 
 def test_one_entry_by_its_offset(reopen: Open) -> None:

@@ -45,7 +45,7 @@ def serve(settings: Settings) -> Generator[str]:
             thread.join()
 
 
-def wait(ready: Callable[[], Any], seconds: float = 30) -> Any:
+def wait(ready: Callable[[], Any], seconds: float = 90) -> Any:
     """The first true thing that ``ready`` gives."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from deploy.clusters import clusters, likeness, pieces
 from deploy.dataset import (
+    FILES,
+    MANIFEST,
     TEST,
     TRAIN,
     VALIDATION,
@@ -16,11 +19,15 @@ from deploy.dataset import (
     LabelledRow,
     Replay,
     Row,
+    erased_of,
     freeze,
+    judges_of,
     replay_of,
     slices_of,
+    without,
 )
 from processors.text import normal
+from schemas.subjects import Subject
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 THINGS = ["laptop", "payslip", "flight", "contract", "badge", "printer", "holiday", "hotel", "licence", "desk"]
@@ -130,7 +137,7 @@ def test_files_are_nemo_rows_and_read_back() -> None:
     replay = replay_of(files)
     assert {row.text for row in replay.train} == {row.text for row in (*made.train, *made.validation)}
     assert {row.text for row in replay.golden} == {row.text for row in (*made.test, *made.golden)}
-    assert set(files) == {TRAIN, VALIDATION, TEST}
+    assert set(files) == {TRAIN, VALIDATION, TEST, MANIFEST} == set(FILES)
     assert replay_of({}) == Replay()
 
 
@@ -159,3 +166,94 @@ def test_no_text_is_in_two_parts() -> None:
     made = freeze(many(300), Replay(tuple(Row(r.text, r.label) for r in many(100, 9))))
     parts = [texts_of(part) for part in (made.train, made.validation, made.test, made.golden)]
     assert sum(map(len, parts)) == len(set().union(*parts))
+
+
+def test_what_models_may_not_be_judged_by_is_never_held_out() -> None:
+    rows = [replace(row, evaluate=number % 2 == 0) for number, row in enumerate(many(300))]
+    made = freeze(rows, Replay(), DatasetSettings(alike=1.0))
+    assert not [row for row in (*made.validation, *made.test, *made.golden) if not row.evaluate]
+    assert len([row for row in made.train if not row.evaluate]) == 150
+    again = freeze([], replay_of(made.files()), DatasetSettings(alike=1.0))
+    assert not [row for row in (*again.validation, *again.test, *again.golden) if not row.evaluate]
+    assert len([row for row in again.train if not row.evaluate]) == 150
+    near = [replace(labelled(f"renew the badge{'!' * n}", "it", n), evaluate=n == 0) for n in range(4)]
+    held = freeze(near, Replay((), (Row("renew the badge", "it"),)))
+    assert held.train == () or all(row.evaluate for row in (*held.test, *held.golden))
+
+
+ME = Subject("t", "u3")
+
+
+def test_a_row_keeps_its_sample_and_subject_when_it_is_taken_over() -> None:
+    rows = many(80)
+    first = freeze(rows, Replay())
+    assert {(row.sample_id, row.subject) for row in replay_of(first.files()).train} == {
+        (row.sample_id, row.subject) for row in (*first.train, *first.validation)
+    }
+    second = freeze([labelled("a new question about desks", "hr", 500)], replay_of(first.files()))
+    assert {row.subject for row in second.rows} == {row.subject for row in first.rows} | {f"u{500 % 7}"}
+
+
+def test_a_person_leaves_the_files_and_the_manifest_counts_the_rows() -> None:
+    made = freeze(many(80), Replay())
+    files = made.files()
+    gone = [row for row in made.rows if row.subject == "u3"]
+    changed = without(files, ME)
+    left = files | changed
+    assert erased_of(files) == 0 < erased_of(left) == len(gone)
+    assert set(changed) <= set(FILES)
+    assert not [row for row in gone if row.text.encode() in b"".join(left.values())]
+    assert b"u3" not in left[MANIFEST]
+    kept = replay_of(left)
+    assert {row.text for row in (*kept.train, *kept.golden)} == {row.text for row in made.rows} - {r.text for r in gone}
+    assert len(slices_of(left[TEST])) == len(kept.golden)
+    assert without(left, ME) == {}
+    assert without(files, Subject("t", "nobody")) == {}
+
+
+def test_a_sample_of_theirs_goes_though_the_row_names_nobody() -> None:
+    made = freeze(many(40), Replay())
+    sample = made.train[0].sample_id
+    changed = without(made.files(), Subject("t", "x", samples=frozenset({sample})))
+    assert erased_of(changed) == 1
+
+
+def test_without_a_manifest_rows_are_found_by_what_was_said() -> None:
+    made = freeze(many(40), Replay())
+    files = {path: content for path, content in made.files().items() if path != MANIFEST}
+    said = frozenset({normal(made.train[0].text.upper())})
+    changed = without(files, ME, said)
+    assert erased_of(changed) == 1
+    assert without(made.files(), Subject("t", "x"), said) == {}, "a manifest knows better"
+
+
+def test_a_judge_is_heard_where_no_person_is_and_named() -> None:
+    person, machine = labelled("renew the badge", "it", 1), labelled("renew the badge", "hr", 2, hours=9)
+    by = replace(machine, rater="judge:tone:1-0af7/m")
+    made = freeze([person, by, replace(by, sample_id="s3")], Replay())
+    (row,) = made.rows
+    assert (row.label, row.judge, made.dropped["conflicting"]) == ("it", "", 2)
+    (alone,) = freeze([by], Replay()).rows
+    assert (alone.label, alone.judge) == ("hr", "tone:1-0af7/m")
+    assert freeze([by], Replay()).dataset_id != freeze([machine], Replay()).dataset_id
+
+
+def test_the_test_file_says_who_decided_and_so_do_golden_rows_later() -> None:
+    rows = many(120)
+    judged = [replace(row, rater="judge:j/m") if n % 2 else row for n, row in enumerate(rows)]
+    made = freeze(judged, Replay())
+    files = made.files()
+    by_text = {row.text: "j/m" if row.rater.startswith("judge:") else "" for row in judged}
+    assert judges_of(files[TEST]) == [by_text[row.text] for row in made.test]
+    assert set(judges_of(files[TEST])) == {"", "j/m"}
+    later = freeze([], replay_of(files))
+    assert {row.text: row.judge for row in later.golden} == {row.text: by_text[row.text] for row in made.test}
+    assert judges_of(files[TRAIN]) == [""] * len(made.train), "what trains needs no right"
+
+
+def test_a_judge_does_not_overrule_what_people_said_before() -> None:
+    golden = (Row("renew the badge", "it"), Row("cancel the flight", "travel"))
+    by = replace(labelled("renew the badge", "hr", 1), rater="judge:j/m")
+    made = freeze([by, labelled("cancel the flight", "hr", 2)], Replay((), golden))
+    assert [row.text for row in made.golden] == ["renew the badge"]
+    assert made.dropped["superseded"] == 1

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from deploy.gate import GateSettings, Paired, judge, p_better
+from processors.agreement import Pairs, Rate, Standing, Tally, standing
 
 LABELS = ["it", "hr", "travel", "legal", "facilities"]
 
@@ -87,3 +88,47 @@ def test_settings_are_used() -> None:
     found = rows(40, 1.0, 0.0, rng) + rows(20, 1.0, 1.0, rng, golden=True)
     assert judge(found).passed
     assert not judge(found, GateSettings(min_rows=41)).passed
+
+
+# Rows that only a judging model has decided.
+
+JUDGE = "tone:1-0af7/m"
+
+
+def stands(pairs: Pairs) -> dict[str, Standing]:
+    return {JUDGE: standing(Tally(JUDGE, pairs, 0, Rate(0, 99), Rate(0, 40), Rate(0, 40)))}
+
+
+GOOD, BAD = stands(Pairs(50, 1, 1, 48)), stands(Pairs(30, 20, 20, 30))
+
+
+def decided(by: str) -> list[Paired]:
+    fresh = [Paired("a", "a", "b", judge=by)] * 20 + [Paired("a", "a", "a", judge=by)] * 10
+    return fresh + [Paired("b", "b", "b", golden=True)] * 10
+
+
+def test_a_judge_with_the_right_is_heard_like_people() -> None:
+    assert judge(decided(JUDGE), standings=GOOD) == judge(decided(""))
+    assert judge(decided(JUDGE), standings=GOOD).passed
+
+
+@pytest.mark.parametrize(
+    ("standings", "why"),
+    [(BAD, "not shown to reach 0.4"), (None, "nobody has compared it with people"), ({}, "nobody has compared")],
+)
+def test_a_judge_without_the_right_is_no_evidence(standings: dict[str, Standing] | None, why: str) -> None:
+    found = judge(decided(JUDGE), standings=standings)
+    assert not found.passed
+    assert found.reasons[0] == "0 labelled test rows are too few to judge by: 20 are needed"
+    assert found.reasons[-1].startswith(f"30 rows were left out: the judge {JUDGE} has no right to gate: ")
+    assert why in found.reasons[-1]
+    assert found.rows == 10
+
+
+def test_people_alone_may_be_enough_and_what_was_left_out_is_said() -> None:
+    against = [Paired("a", "b", "a", judge=JUDGE)] * 30
+    found = judge(decided("") + against, standings=BAD)
+    assert found.passed
+    assert (found.wins, found.losses) == (20, 0)
+    assert "30 rows were left out" in found.reasons[1]
+    assert not judge(decided("") + against, standings=GOOD).passed

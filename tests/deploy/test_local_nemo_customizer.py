@@ -165,16 +165,18 @@ def test_a_killed_server_never_says_completed(tmp_path: Path) -> None:
     with tempfile.TemporaryFile() as trash:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=trash, text=True)
         assert process.stdout
-        url = process.stdout.readline().split()[-1]
-        with httpx.Client(base_url=url, timeout=30) as client:
-            dataset(client, "toy", toy(60, 1))
-            train(client, "toy", "acme/kept@1", epochs=1)
-            number = begin(client, "toy", "acme/lost@1", **LONG)
-            queued = begin(client, "toy", "acme/lost@2", **LONG)
-            running(client, number)
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        try:
+            url = process.stdout.readline().split()[-1]
+            with httpx.Client(base_url=url, timeout=30) as client:
+                dataset(client, "toy", toy(60, 1))
+                train(client, "toy", "acme/kept@1", epochs=1)
+                number = begin(client, "toy", "acme/lost@1", **LONG)
+                queued = begin(client, "toy", "acme/lost@2", **LONG)
+                running(client, number)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
     with serve(Settings(tmp_path)) as url, httpx.Client(base_url=url, timeout=30) as client:
         for lost in (number, queued):
             assert "restarted" in reason(client.get(f"{JOBS}/{lost}").json())

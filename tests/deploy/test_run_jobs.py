@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -18,6 +19,7 @@ from deploy.gate import GateSettings
 from deploy.local_nemo.settings import Settings
 from deploy.names import dataset_of
 from deploy.run_jobs import RunJobs, RunJobsSettings
+from processors.agreement import Pairs, Rate, Tally, standing
 from processors.state import KeyState
 from schemas.errors import Refused, Retry
 from schemas.events import DatasetVersion, Deployment, Evaluation, Job
@@ -261,3 +263,39 @@ def test_the_whole_job_on_the_local_nemo(real: Microservices) -> None:
     assert states(one)[-1] == "passed", one.of(Job)[-1].message
     trained = [job for job in real._jobs() if job["output_model"] == one.of(Job)[-1].candidate]
     assert len(trained) == 1
+
+
+JUDGE = "instruction_following:1-0af7/m"
+
+
+def judged_shelf() -> Shelf:
+    """What people labelled in the library before is a judge's word alone now."""
+    return Shelf([replace(row, rater=f"judge:{JUDGE}") for row in library_rows()])
+
+
+def test_the_gate_asks_whether_a_judge_may_gate(port: MemoryNemo) -> None:
+    live, shelf = first_model(port), judged_shelf()
+    one = driver(port, shelf)
+    one.give(trigger(live))
+    one.run()
+    assert states(one)[-1] == "refused"
+    assert f"the judge {JUDGE} has no right to gate: nobody has compared it with people" in one.of(Job)[-1].message
+    assert shelf.asked == ["default"]
+
+
+def test_a_judge_with_the_right_gates(port: MemoryNemo) -> None:
+    live, shelf = first_model(port), judged_shelf()
+    tally = Tally(JUDGE, Pairs(50, 1, 1, 48), 0, Rate(0, 99), Rate(0, 40), Rate(0, 40))
+    shelf.judges = {JUDGE: standing(tally)}
+    one = driver(port, shelf)
+    one.give(trigger(live))
+    one.run()
+    assert states(one)[-1] == "passed"
+
+
+def test_nobody_asks_about_judges_where_people_labelled(port: MemoryNemo) -> None:
+    live, shelf = first_model(port), Shelf(library_rows())
+    one = driver(port, shelf)
+    one.give(trigger(live))
+    one.run()
+    assert (states(one)[-1], shelf.asked) == ("passed", [])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deploy.dataset import LabelledRow
 from deploy.names import mark
+from processors.agreement import Standing
 from processors.stage import Event, Stage
 from processors.state import KeyState
 from schemas.events import Deployment, Job, Label, Outcome, Record, Redaction, Signal, Trigger, identity
@@ -67,9 +68,15 @@ class Shelf:
 
     def __init__(self, rows: Sequence[LabelledRow] = ()) -> None:
         self.rows = list(rows)
+        self.judges: dict[str, Standing] = {}
+        self.asked: list[str] = []
 
     def labelled(self, tenant: str, agent: str) -> Sequence[LabelledRow]:
         return list(self.rows)
+
+    def standings(self, tenant: str) -> Mapping[str, Standing]:
+        self.asked.append(tenant)
+        return self.judges
 
 
 def trigger(incumbent: str, labels: int = 200, name: str = "trigger-1") -> Trigger:

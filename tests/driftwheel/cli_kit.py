@@ -18,10 +18,10 @@ ROOT = Path(__file__).parent.parent.parent
 
 @cache
 def _nowhere() -> dict[str, str]:
-    """The user's own data folder is out of bounds: commands without ``--data-dir`` use one of the tests'."""
+    """The user's own data folder and ports are out of bounds: commands without ``--data-dir`` use one of the tests'."""
     folder = Path(tempfile.mkdtemp(prefix="driftwheel-cli-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return {"DRIFTWHEEL__DATA_DIR": str(folder / "data")}
+    return {"DRIFTWHEEL__DATA_DIR": str(folder / "data"), "DRIFTWHEEL__GATEWAY__GRPC_PORT": "0"}
 
 
 def run(*words: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,10 +38,11 @@ def run(*words: str, text: str = "", **environment: str) -> subprocess.Completed
     )
 
 
-def start(*words: str) -> subprocess.Popen[str]:
+def start(*words: str, **environment: str) -> subprocess.Popen[str]:
     """``driftwheel WORDS`` in the background."""
     command = [sys.executable, "-m", "driftwheel.cli", *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    env = os.environ | _nowhere() | environment
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=env)
 
 
 def rows(*words: str) -> list[dict[str, Any]]:

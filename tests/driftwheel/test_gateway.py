@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -134,3 +136,16 @@ def test_a_closed_server_lets_go_of_its_port(log: MoodyLog) -> None:
         port = first.port
     with Server(app, "127.0.0.1", port) as second:
         assert httpx.get(f"{second.url}/healthz").text == "ok"
+
+
+def test_an_idle_connection_outlives_those_that_clients_keep(server: Server) -> None:
+    """httpx uses a connection again that was idle for up to five seconds."""
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.connect()
+    opened = connection.sock
+    for pause in (0.0, 5.5):
+        time.sleep(pause)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read() == b"ok"
+    assert connection.sock is opened, "it was closed in between"
+    connection.close()

@@ -1,4 +1,4 @@
-"""Recorded conversations through the whole stream: an independent count agrees with the store."""
+"""Recordings through the whole stream: an independent count agrees with the store."""
 
 from __future__ import annotations
 
@@ -125,3 +125,35 @@ def test_a_bad_file_is_named(tmp_path: Path, content: str, words: str) -> None:
     assert done.returncode == 2
     assert words in done.stderr
     assert "bad.jsonl" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("traces") / "traces.jsonl"
+    rows = [
+        {"id": f"{n:016x}", "traceId": f"{n // 2 + 1:032x}", "type": "GENERATION", "name": "chat", "model": "m-1",
+         "startTime": f"2026-01-05T09:00:{n:02d}Z", "input": [{"role": "user", "content": f"is canteen {n} open"}],
+         "output": "until three", "usageDetails": {"input": 7, "output": 2}, "costDetails": {"total": 0.25},
+         "parentObservationId": f"{n - 1:016x}" if n % 2 else None, "sessionId": f"s-{n // 4}"}
+        for n in range(8)
+    ]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_a_dry_run_counts_and_stores_nothing(traces: Path, tmp_path: Path) -> None:
+    done = run("import", str(traces), "--dry-run", "--json", "--data-dir", str(tmp_path / "data"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"format": "langfuse", "spans": 8, "traces": 4, "imported": False}
+    assert "traces.jsonl: langfuse, by its first row" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_traces_of_another_tool_are_stored_once(traces: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    query = "SELECT count() AS turns, sum(input_tokens) AS n, sum(cost) AS cost, any(agent) AS agent FROM turns_current"
+    for _ in range(2):
+        done = run("import", str(traces), "--agent", "desk-bot", "--data-dir", str(data), "--json")
+        assert done.returncode == 0, done.stderr
+        assert sql(data, query) == [{"turns": 4, "n": 28, "cost": 1.0, "agent": "desk-bot"}]
+    assert all(row["difference"] == 0 for row in rows("ledger", "--data-dir", str(data)))

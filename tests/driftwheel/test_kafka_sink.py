@@ -208,8 +208,7 @@ def test_a_write_that_never_ends_is_a_standstill(topics: Topics) -> None:
         (problem,) = sink.stalled()
         assert problem.startswith("store has been at one batch for 30")
         go_on.set()
-        until(lambda: sink.records == 10)
-        assert sink.stalled() == []
+        until(lambda: sink.records == 10 and not sink.stalled())
     assert sink.stalled() == []
 
 
@@ -326,16 +325,22 @@ def test_several_share_the_partitions_and_leave_in_any_order(topics: Topics) -> 
     assert not letters(dead)
 
 
-def test_a_batch_whose_partitions_went_to_another_is_let_go(topics: Topics) -> None:
-    """The first one's store is away; the second joins, takes partitions over, and writes what the first one held."""
-    stuck, store = One(), One()
-    gone = threading.Event()
+class Away(One):
+    """Not there until ``back``."""
 
-    def away(records: Sequence[Record]) -> None:
-        if not gone.is_set():
+    def __init__(self) -> None:
+        super().__init__()
+        self.back = threading.Event()
+        self.before = self.refuse
+
+    def refuse(self, records: Sequence[Record]) -> None:
+        if not self.back.is_set():
             raise Retry("the store is away")
 
-    stuck.before = away
+
+def test_a_batch_whose_partitions_went_to_another_is_let_go(topics: Topics) -> None:
+    """The first one's store is away; the second joins, takes partitions over, and writes what the first one held."""
+    stuck, store = Away(), One()
     wanted = topics.tallies(range(300))
     with running(topics, stuck) as first:
         until(lambda: bool(first.retrying))
@@ -343,7 +348,7 @@ def test_a_batch_whose_partitions_went_to_another_is_let_go(topics: Topics) -> N
             until(lambda: second.records > 0)
             held = len(first._held)
             assert held < 300, "it still holds what is the other's now"
-            gone.set()
+            stuck.back.set()
             until(lambda: len(stuck.ids | store.ids) == 300)
     assert stuck.ids | store.ids == wanted
     assert stuck.written + store.written == 300, "a record was written twice"
@@ -351,19 +356,13 @@ def test_a_batch_whose_partitions_went_to_another_is_let_go(topics: Topics) -> N
 
 
 def test_partitions_that_went_while_they_were_paused_are_read_when_they_come_back(topics: Topics) -> None:
-    stuck, store, gone = One(), One(), threading.Event()
-
-    def away(records: Sequence[Record]) -> None:
-        if not gone.is_set():
-            raise Retry("the store is away")
-
-    stuck.before = away
+    stuck, store = Away(), One()
     wanted = topics.tallies(range(300))
     with running(topics, stuck) as first:
         until(lambda: bool(first.retrying))
         with running(topics, store) as second:
             until(lambda: second.records > 0)
-            gone.set()
+            stuck.back.set()
             until(lambda: stuck.ids | store.ids == wanted and not first.problems(), 30)
         wanted |= topics.tallies(range(300, 600))
         until(lambda: stuck.ids | store.ids == wanted, 30)

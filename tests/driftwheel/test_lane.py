@@ -15,7 +15,7 @@ import pytest
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.state import POSITIONS, Table
 from connectors.kafka.transactions import Failed, Transactions
-from driftwheel.lane import Lane, LaneLost, Timers
+from driftwheel.lane import Lane, LaneLost
 from driftwheel.routing import INBOX
 from processors.stage import Event, Message, Stage
 from processors.state import KeyState
@@ -108,7 +108,7 @@ def test_a_lane_that_is_opened_again_goes_on_where_it_was(
     if loses_folder:
         shutil.rmtree(tmp_path / "sum")
     again = open_lane(settings, tmp_path)
-    assert (again.positions, again.timers) == ({LEDGER.name: 3}, 1)
+    assert (again.positions, again.due(T0), again.due(T0 + timedelta(minutes=1))) == ({LEDGER.name: 3}, [], ["t/a"])
     again.process(messages(0, 4))
     again.close()
     assert sums(settings) == [1, 2, 3, 4]
@@ -216,17 +216,3 @@ def test_a_table_is_open_in_one_place(tmp_path: Path) -> None:
         Table(tmp_path / "x")
     table.close()
     Table(tmp_path / "x").close()
-
-
-def test_timers_give_the_earliest_first_and_forget_what_was_cleared() -> None:
-    timers = Timers()
-    for n in range(3_000):
-        timers.set("often", T0 + timedelta(seconds=n))
-    timers.set("early", T0 - timedelta(seconds=1))
-    timers.set("gone", T0)
-    timers.set("gone", None)
-    assert (len(timers), timers.first()) == (2, T0 - timedelta(seconds=1))
-    assert timers.due(T0 + timedelta(hours=2)) == ["early", "often"]
-    assert timers.due(T0) == ["early"]
-    timers.set("early", None)
-    assert timers.due(T0) == []

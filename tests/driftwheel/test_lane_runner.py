@@ -40,11 +40,14 @@ class Lane:
         self.stage, self.partition = Tally(), 0
         self.positions = {TOPIC: 10}
         self.batches: list[list[int]] = []
-        self.next_due = None
 
     def open(self) -> None: ...
 
     def close(self) -> None: ...
+
+    def wants_tick(self, now: object) -> bool:
+        del now
+        return False
 
     def process(self, messages: Sequence[Message]) -> None:
         time.sleep(self.seconds)

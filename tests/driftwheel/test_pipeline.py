@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from connectors.models import MINILM
 from driftwheel import config
-from driftwheel.pipeline import JOB_STAGES, WHEEL, WORKER_STAGES, upstream, worker_stages
+from driftwheel.config import Config
+from driftwheel.pipeline import JOB_STAGES, WHEEL, WORKER_STAGES, likeness, upstream, worker_stages
 from processors import PIPELINE
+from processors.likeness import LETTERS
 from processors.stage import is_routed
-from schemas.errors import UsageError
+from schemas.errors import Refused, UsageError
 
 
 def names(stages: object) -> list[str]:
@@ -47,3 +52,17 @@ def test_only_stages_whose_topics_are_keyed_otherwise_are_routed() -> None:
         "plan",
         "rollout",
     ]
+
+
+def test_likeness_is_by_letters_where_there_is_no_model(tmp_path: Path) -> None:
+    folder = {"folder": tmp_path / "models"}
+    assert likeness(Config.model_validate({"models": folder})) is LETTERS
+    place = tmp_path / "models" / MINILM.name
+    place.mkdir(parents=True)
+    for file in MINILM.files:
+        with (place / file.name).open("wb") as made:
+            made.truncate(file.size)
+    found = likeness(Config.model_validate({"models": folder}))
+    assert (found.meaning, found.name) == (True, "all-minilm-l6-v2")
+    with pytest.raises(Refused):
+        found("it is loaded when it is first asked", "and then it has to be whole")

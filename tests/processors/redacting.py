@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 
 from processors.redact import Redact, RedactSettings
+from processors.redact.drafts import Draft
 from processors.stage import Message
 from processors.state import MemoryState
 from schemas import codec
-from schemas.events import RawSignal, Record, Span, identity
+from schemas.events import EPOCH, RawSignal, Record, Span, identity
 from schemas.topics import OTLP_SPANS, SIGNALS_RAW
 from tests.world import AGENT, START, TENANT
 
@@ -73,6 +77,33 @@ def signal_message(body: Any, offset: int = 0, time: datetime = START) -> Messag
     record = RawSignal(event_id=identity("raw", payload), tenant=TENANT, agent=AGENT, event_time=START, payload=payload)
     headers = {"tenant": TENANT, "ledger": "gateway"}
     return Message(SIGNALS_RAW.name, offset, f"{TENANT}/{AGENT}", codec.encode(record), time, headers)
+
+
+def packed_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a data set's file, packed JSON Lines."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def texts_of(conversation: dict[str, Any]) -> list[str]:
+    """What people, agents and tools said in a conversation, and what tools were called with."""
+    out: list[str] = []
+    for message in conversation["messages"]:
+        if message["role"] != "system":
+            out += [message["content"]] if isinstance(message.get("content"), str) else []
+            out += [call["function"]["arguments"] for call in message.get("tool_calls") or []]
+    return [text for text in out if text]
+
+
+def drafts_of(conversation: dict[str, Any]) -> list[Draft]:
+    """The texts of a conversation as spans of one trace in one request."""
+    return [
+        Draft(kind=Span, tenant="t", event_id=str(n), message=conversation["conversation_id"], item=n, agent="a",
+              event_time=EPOCH, facts={"trace_id": "t", "span_id": str(n)}, ids={"session_id": "s"}, words={},
+              texts={"input": text})
+        for n, text in enumerate(texts_of(conversation))
+    ]  # fmt: skip
 
 
 def redacted(*messages: Message, settings: RedactSettings | None = None) -> list[Record]:

@@ -10,6 +10,7 @@ import pytest
 from processors.assemble import Assemble, AssembleSettings
 from processors.stage import Message
 from processors.state import MemoryState
+from processors.traces import members, node_of, roots, turn_of
 from schemas.events import Record, Signal, Span, Turn
 from schemas.topics import TURNS
 from tests.world import START, World, message, run_in_memory, span
@@ -75,6 +76,63 @@ def test_a_turn_gathers_what_its_trace_says() -> None:
     assert (turn.input_tokens, turn.output_tokens) == (12, 3)
     assert (turn.logprob_top1, turn.logprob_top2) == (-0.1, -2.0)
     assert turn.end_time == START + timedelta(seconds=2)
+
+
+def turn_from(*parts: Span) -> Turn:
+    bench = Bench()
+    bench.send(*parts)
+    (turn,) = turns(bench.tick(3.5))
+    return turn
+
+
+def test_costs_prompts_and_called_tools() -> None:
+    parts = [
+        child("l1", "llm", 0.2, cost=0.25, input_tokens=5, prompt_name="greet", called_tools=["find"]),
+        child("l2", "llm", 0.8, cost=0.5, input_tokens=7, prompt_name="route", prompt_version="2"),
+        asked("t1", "book a room", 0, cost=9.0),
+    ]
+    turn = turn_from(*parts)
+    assert (turn.cost, turn.input_tokens) == (0.75, 12)
+    assert (turn.prompt_name, turn.prompt_version) == ("route", "2")
+    assert (turn.tool_calls, turn.called_tools) == (1, ["find"])
+    tool = child("a1", "tool", 0.3, tool_name="book")
+    assert turn_from(*parts, tool).called_tools == ["book"], "what has a span was called"
+    assert turn_from(asked("t1", "book a room", 0, cost=9.0)).cost == 9.0
+    assert turn_from(asked("t1", "book a room", 0)).cost is None
+
+
+def test_a_call_that_wraps_another_counts_once() -> None:
+    outer = child("l1", "llm", 0.2, cost=0.5, input_tokens=7, output_tokens=2)
+    inner = child("l2", "llm", 0.3, cost=0.5, input_tokens=7, output_tokens=2, parent_span_id="l1")
+    turn = turn_from(asked("t1", "book a room", 0), outer, inner)
+    assert (turn.cost, turn.input_tokens, turn.output_tokens) == (0.5, 7, 2)
+    silent = child("l2", "llm", 0.3, parent_span_id="l1")
+    assert turn_from(asked("t1", "book a room", 0), outer, silent).input_tokens == 7, "one that says nothing hides none"
+
+
+@pytest.mark.parametrize(
+    ("called", "made"),
+    [
+        ([["a"], ["b"], []], ["a", "b"]),
+        ([["a"], ["b"], ["a", "b"]], ["a", "b"]),
+        ([[], []], []),
+        ([["a", "a"]], ["a", "a"]),
+    ],
+)
+def test_calls_that_a_history_repeats_count_once(called: list[list[str]], made: list[str]) -> None:
+    calls = [child(f"l{n}", "llm", 0.1 * n, called_tools=some) for n, some in enumerate(called)]
+    turn = turn_from(asked("t1", "book a room", 0), *calls)
+    assert (turn.called_tools, turn.tool_calls) == (made, len(made))
+
+
+def test_spans_that_an_older_version_kept_are_read() -> None:
+    new = ("cost", "prompt_name", "prompt_version", "called_tools")
+    spans = (asked("t1", "book a room", 0), child("l1", "llm", 0.2, input_tokens=5))
+    nodes = {one.span_id: {k: v for k, v in node_of(one).items() if k not in new} for one in spans}
+    (top,) = roots(nodes)
+    turn = turn_of(top, members(top, [top], nodes), 0, "t")
+    assert turn is not None
+    assert (turn.cost, turn.called_tools, turn.input_tokens) == (None, [], 5)
 
 
 def test_a_root_waits_for_late_spans() -> None:
@@ -201,9 +259,9 @@ def test_a_session_closes_after_its_gap_and_is_then_forgotten() -> None:
     bench = Bench()
     bench.send(asked("t1", "reset my vpn", 0))
     bench.tick(3)
-    assert bench.tick(1_800) == []
-    assert names(bench.tick(1_801)) == [("abandonment", "t1.r-t1")]
-    assert bench.tick(1_802) == []
+    assert bench.tick(600) == []
+    assert names(bench.tick(601)) == [("abandonment", "t1.r-t1")]
+    assert bench.tick(1_800) == bench.tick(1_801) == bench.tick(1_802) == []
     assert bench.tick(1_801 + 301) == []
     assert list(bench.store) == []
 
@@ -221,14 +279,17 @@ def test_a_clock_a_day_off_neither_closes_nor_holds_a_session() -> None:
         there = START + timedelta(days=days)
         bench.send(asked("t1", "reset my vpn", 0, event_time=there))
         assert len(turns(bench.tick(3))) == 1
-        assert bench.tick(1_000) == []
-        assert len(names(bench.tick(1_801))) == 1
+        assert bench.tick(600) == []
+        assert len(names(bench.tick(601))) == 1
 
 
 def test_consent_is_the_strictest_of_the_trace() -> None:
     bench = Bench()
     bench.send(asked("t1", "hello", 0), child("l1", "llm", consent_train=False))
     assert [one.consent_train for one in turns(bench.tick(3))] == [False]
+    bench = Bench()
+    bench.send(asked("t1", "hello", 0), child("l1", "llm", consent_evaluate=False))
+    assert [(one.consent_train, one.consent_evaluate) for one in turns(bench.tick(3))] == [(True, False)]
 
 
 def test_state_stays_bounded_in_an_endless_session() -> None:
@@ -276,3 +337,15 @@ def test_any_order_gives_the_same_turns() -> None:
     for seed in range(3):
         shuffled = random.Random(seed).sample(spans, len(spans))
         assert run(shuffled) == first
+
+
+def test_what_an_evaluator_does_is_no_turn() -> None:
+    bench = Bench()
+    bench.send(asked("a", "reset my vpn", 0))
+    judge = span(trace_id="e", span_id="judge", kind="evaluator", input="is it right?", output="no", **at(5))
+    model = span(trace_id="e", span_id="model", parent_span_id="judge", kind="llm", input="judge", output="no", **at(5))
+    inline = span(trace_id="a", span_id="check", parent_span_id="r-a", kind="evaluator", output="fine", **at(1))
+    below = span(trace_id="a", span_id="m2", parent_span_id="check", kind="llm", output_tokens=7, **at(1))
+    bench.send(judge, model, inline, below)
+    (found,) = turns(bench.tick(60))
+    assert (found.trace_id, found.output_tokens) == ("a", 0)

@@ -235,3 +235,44 @@ def test_state_stays_bounded_in_an_endless_session() -> None:
     (state,) = [state for _, state in bench.store]
     assert len(state.data["turns"]) <= 64
     assert len(state.data["signals"]) <= 256
+
+
+def judged(number: int, value: float, seconds: float = 50, **given: object) -> Signal:
+    """What a judge said in one evaluation, ``feedback_id`` its own."""
+    body = {"name": "evaluation", "source": "llm", "weight": 0.4, "trace_id": f"t{number}", "turn_id": ""} | given
+    return signal(value=value, event_id=f"{seconds}-{given}", **at(seconds), **body)
+
+
+def test_a_persons_evaluation_settles_and_a_machines_is_weighed() -> None:
+    bench = Bench()
+    bench.send(scored(0, p_failure=0.5))
+    assert bench.send(judged(0, -1.0)) == []
+    assert [one.verdict for one in bench.send(judged(0, 1.0, source="human", weight=1.0))] == ["success"]
+    alone = Bench()
+    alone.send(scored(0, p_failure=0.5), judged(0, -1.0))
+    (closed,) = alone.tick(CLOSE + 100)
+    assert (closed.verdict, closed.p_failure > 0.7) == ("failure", True)
+
+
+def test_several_evaluations_count_and_of_each_the_newest() -> None:
+    bench = Bench()
+    bench.send(scored(0, p_failure=0.5))
+    bench.send(judged(0, 1.0, 50, feedback_id="a"), judged(0, -0.6, 51, feedback_id="b"))
+    bench.send(judged(0, -1.0, 52, feedback_id="a"))
+    (closed,) = bench.tick(CLOSE + 100)
+    assert (closed.verdict, len(closed.evidence)) == ("failure", 2)
+
+
+def test_a_signal_about_a_span_is_about_its_turn() -> None:
+    bench = Bench()
+    bench.send(score(turn_id="t0.a", **at(0)), score(turn_id="t0.b", turn_index=1, **at(10)))
+    said = judged(0, -1.0, source="human", weight=1.0, span_id="a")
+    assert [(one.turn_id, one.verdict) for one in bench.send(said)] == [("t0.a", "failure")]
+    assert {one.turn_id: one.verdict for one in bench.tick(CLOSE + 100)} == {"t0.b": "unknown"}
+
+
+def test_what_is_not_believed_at_all_is_not_kept() -> None:
+    bench = Bench()
+    bench.send(scored(0, p_failure=0.5), judged(0, -1.0, weight=0.0))
+    (closed,) = bench.tick(CLOSE + 100)
+    assert (closed.verdict, closed.evidence) == ("unknown", [])

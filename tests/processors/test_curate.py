@@ -174,6 +174,15 @@ def test_no_consent_or_no_text_no_sample(given: dict[str, Any]) -> None:
     assert state.data["turns"] == {}
 
 
+def test_a_sample_has_the_consents_of_its_turn() -> None:
+    bench = Bench(focus=1.0)
+    bench.send(alarm())
+    kept = turn(consent_evaluate=False)
+    (chosen,) = bench.send(kept, outcome(turn_id=kept.turn_id, verdict="failure"))
+    assert isinstance(chosen, Sample)
+    assert (chosen.consent_train, chosen.consent_evaluate) == (True, False)
+
+
 def test_an_outcome_may_come_before_its_turn() -> None:
     bench = Bench(focus=1.0)
     bench.send(alarm())

@@ -17,7 +17,8 @@ from processors import PIPELINE
 from processors.stage import Event, Message, Stage
 from processors.state import KeyState, MemoryState
 from schemas import codec
-from schemas.events import Alarm, DeadLetter, Deployment, Job, Record, identity
+from schemas.events import Alarm, DeadLetter, Deployment, Job, Record, Sample, identity
+from schemas.subjects import Subject
 from schemas.topics import BY_NAME, DEAD_LETTERS, SAMPLES, SCORES, TURNS, topic_of
 from tests.world import AGENT, START, TENANT, World, label, message, numbered, run_in_memory, turn
 
@@ -268,3 +269,48 @@ def test_these_checks_catch_a_careless_stage(check: Callable[[type[Stage]], None
 
 def test_stage_names_are_different() -> None:
     assert len({stage.name for stage in STAGES}) == len(STAGES)
+
+
+def everybody(messages: Sequence[Message]) -> list[Subject]:
+    """Everybody whom messages are about, with the ids that are theirs."""
+    records = [codec.decode(one.value) for one in messages]
+    return [
+        Subject(
+            TENANT, one,
+            turns=frozenset(getattr(r, "turn_id", "") for r in records if r.subject_hash == one) - {""},
+            samples=frozenset(r.event_id for r in records if r.subject_hash == one and isinstance(r, Sample)),
+        )
+        for one in sorted({record.subject_hash for record in records} - {""})
+    ]  # fmt: skip
+
+
+def names(about: Subject) -> list[str]:
+    return [about.hash, *about.samples]
+
+
+@pytest.mark.parametrize(
+    "stage", [one for one in STAGES if one.by is not None and one.name not in ("redact", "detect_drift")],
+    ids=lambda stage: stage.name,
+)  # fmt: skip
+def test_an_erased_person_leaves_the_state_and_the_stage_goes_on(stage: type[Stage]) -> None:
+    """In the middle of its work, and the others stay."""
+    made, store, messages = build(stage), MemoryState(), inputs(stage)
+    half = len(messages) * 3 // 4
+    made.process(messages[:half], store)
+    before = dump(store)
+    people = [
+        about for about in everybody(messages) if any(one in text for one in names(about) for text in before.values())
+    ]
+    about, others = people[0], [one.hash for one in people[1:]]
+    for key, text in before.items():
+        found = made.erased(key, text, about)
+        if found is not None:
+            store.put(key, found[0])
+    after = dump(store)
+    assert not any(one in text for one in names(about) for text in after.values())
+    for you in others:
+        assert sum(text.count(you) for text in after.values()) == sum(text.count(you) for text in before.values())
+    assert all(made.erased(key, text, about) is None for key, text in after.items())
+    assert not [one for one in made.process(messages[half:], store) if isinstance(one, DeadLetter)]
+    for now in end_of(messages):
+        made.expire(store, now)

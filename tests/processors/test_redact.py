@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from processors.redact import Redact, RedactSettings
+from processors.redact.settings import subject_hash, tenant_key
 from processors.stage import Message
 from processors.state import MemoryState
 from schemas import codec
 from schemas.events import DeadLetter, Label, LedgerEntry, Record, Signal, Span
+from schemas.subjects import Subject
 from schemas.topics import OTLP_SPANS
-from tests.processors.redacting import TRACE, otlp, otlp_message, redacted, signal_message, span_of
+from tests.processors.redacting import ROOT, TRACE, otlp, otlp_message, redacted, signal_message, span_of
 from tests.world import AGENT, START, TENANT
 
 MAIL = "anna.petrov@example.com"
@@ -164,6 +167,60 @@ def test_consent_to_train_is_carried() -> None:
     assert ledger(redacted(request, settings=strict)) == [("dropped", 1)]
     agreed = otlp_message(otlp({"attributes": ASKED | {"driftwheel.consent.store": True}}))
     assert not spans(redacted(agreed, settings=strict))[0].consent_train
+
+
+def test_consent_to_be_judged_by_is_carried() -> None:
+    assert span_of(ASKED).consent_evaluate
+    assert not span_of(ASKED | {"driftwheel.consent.evaluate": "false"}).consent_evaluate
+    (found,) = redacted(signal_message(RATING | {"consent": {"evaluate": False}}))
+    assert isinstance(found, Signal)
+    assert (found.consent_train, found.consent_evaluate) == (True, False)
+
+
+PAIR = {"name": "comparison", "source": "shadow", "agent": AGENT, "session_id": "s1", "trace_id": TRACE,
+        "turn_id": f"{TRACE}.{ROOT}", "text": "it", "text_before": "hr"}  # fmt: skip
+
+
+def comparisons(records: Sequence[Record]) -> int:
+    return sum(isinstance(one, Signal) and one.name == "comparison" for one in records)
+
+
+@pytest.mark.parametrize("pair_first", [True, False])
+@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize("named", ["trace_id", "turn_id"])
+def test_a_pair_of_a_shadow_shares_the_consent_of_its_trace(pair_first: bool, allowed: bool, named: str) -> None:
+    stage, store = Redact(), MemoryState()
+    said = {} if allowed else {"driftwheel.consent.store": False}
+    body = {name: value for name, value in PAIR.items() if name not in {"trace_id", "turn_id"} - {named}}
+    messages = [otlp_message(otlp({"attributes": ASKED | {"session.id": "s1"} | said})), signal_message(body)]
+    found = [one for m in (messages[::-1] if pair_first else messages) for one in stage.process([m], store)]
+    found += stage.expire(store, START + timedelta(minutes=1))
+    assert (len(spans(found)), comparisons(found)) == ((1, 1) if allowed else (0, 0))
+    assert ledger(found) == ([] if allowed else [("dropped", 1), ("dropped", 1)])
+
+
+def test_a_pair_of_a_trace_that_nobody_stored_is_dropped_in_time() -> None:
+    stage, store = Redact(RedactSettings(require_consent=True)), MemoryState()
+    assert stage.process([signal_message(PAIR)], store) == []
+    (dropped,) = stage.expire(store, START + timedelta(minutes=1))
+    assert ledger([dropped]) == [("dropped", 1)]
+    assert stage.process([signal_message(PAIR)], store) == [dropped]
+    late = otlp_message(otlp({"attributes": ASKED | {"driftwheel.consent.store": True}}))
+    assert len(spans(stage.process([late], store))) == 1, "it says nothing of the trace"
+    assert ledger(redacted(signal_message(PAIR | {"consent": {"store": False}}))) == [("dropped", 1)]
+
+
+def test_an_erased_person_is_dropped_from_what_waits() -> None:
+    stage, store = Redact(), MemoryState()
+    key = tenant_key(RedactSettings().key, TENANT)
+    mine = {"attributes": {**{k: v for k, v in ASKED.items() if "session" not in k}, "user.id": "me"}}
+    assert stage.process([otlp_message(otlp(mine))], store) == []
+    ((name, state),) = list(store)
+    found = stage.erased(name, state.dump(), Subject(TENANT, subject_hash(key, "me")))
+    assert found is not None
+    assert ledger(found[1]) == [("dropped", 1)]
+    assert subject_hash(key, "me") not in found[0].dump()
+    assert stage.erased(name, state.dump(), Subject(TENANT, subject_hash(key, "you"))) is None
 
 
 def test_signals_and_labels() -> None:

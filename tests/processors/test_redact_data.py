@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import random
 from collections import Counter
@@ -16,19 +15,17 @@ from processors.redact import RedactSettings
 from processors.redact.clean import Cleaner
 from processors.redact.detect import Finds, Query, detector_for
 from processors.redact.documents import may_name
-from processors.redact.drafts import Draft
 from processors.redact.mask import Masker, resolved
 from schemas.errors import Invalid
-from schemas.events import EPOCH, Span
-from tests.processors.redacting import redacted, span_of
+from schemas.events import Span
+from tests.processors.redacting import drafts_of, packed_rows, redacted, span_of, texts_of
 from tests.world import World
 
 DETECTOR = detector_for(RedactSettings())
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    return list(packed_rows(path))
 
 
 def finds_in(texts: list[str]) -> list[Finds]:
@@ -97,15 +94,6 @@ def test_the_support_desk_is_clean_and_readable(root: Path) -> None:
     assert not any(finds_in(sorted({row["label"] for row in some} | {row["intent"] for row in some})))
 
 
-def texts_of(conversation: dict[str, Any]) -> list[str]:
-    out: list[str] = []
-    for message in conversation["messages"]:
-        if message["role"] != "system":
-            out += [message["content"]] if isinstance(message.get("content"), str) else []
-            out += [call["function"]["arguments"] for call in message.get("tool_calls") or []]
-    return [text for text in out if text]
-
-
 def profile_of(conversation: dict[str, Any], profiles: dict[str, Any], raw: str) -> dict[str, Any]:
     user = conversation["task"].get("user_id") or next((one for one in profiles if one in raw), "")
     profile = profiles.get(user, {})
@@ -124,13 +112,7 @@ def test_known_users_of_real_conversations_do_not_survive(shared_data: Path) -> 
         chosen += every[:10]
     cleaner, seen = Cleaner(RedactSettings()), Counter[str]()
     for conversation in chosen:
-        texts = texts_of(conversation)
-        drafts = [
-            Draft(kind=Span, tenant="t", event_id=str(n), message=conversation["conversation_id"], item=n, agent="a",
-                  event_time=EPOCH, facts={"trace_id": "t", "span_id": str(n)}, ids={"session_id": "s"}, words={},
-                  texts={"input": text})
-            for n, text in enumerate(texts)
-        ]  # fmt: skip
+        texts, drafts = texts_of(conversation), drafts_of(conversation)
         records = cleaner.clean(drafts)
         assert not [one for one in records if isinstance(one, Invalid)]
         out = "\n".join(one.input for one in records if isinstance(one, Span)).lower()

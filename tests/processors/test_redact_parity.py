@@ -22,6 +22,10 @@ TEXTS = [
     "bitcoin 1BvBMSEYstWetqTFn5Au4m4GFg7xJaNVN2, passport 912803456, license H1234567",
     "the routing number is 021000021 and the bank account 945456787654",
     "",
+    "the order 1999523885 was cancelled",
+    'states: [{"status": "cancelled", "id": "2125550199"}]',
+    "he is saving account 945456787654 for later",
+    "driving with H1234567 through the united states of 912803456",
     "naïve café owner Zoë Müller-Lüdenscheidt moved to Tromsø on 12/05/1988",
 ]
 
@@ -52,6 +56,13 @@ def test_the_findings_are_presidios(detector: ParityDetector, presidio: Analyzer
 def test_context_matters(detector: ParityDetector) -> None:
     told, bare = detector.find(TEXTS[:2])
     assert max(one.score for one in told) > max(one.score for one in bare)
+
+
+def test_context_is_in_lemmas_not_in_words(detector: ParityDetector) -> None:
+    """ "cancelled" holds "cell", which would speak for a telephone number; its lemma "cancel" does not."""
+    finds = detector.find(["it was cancelled 2125550199", "my cell is 2125550199"])
+    other, told = [[one.score for one in some if one.entity == "PHONE_NUMBER"] for some in finds]
+    assert other < told
 
 
 def test_the_cache_is_bounded_and_holds_no_text() -> None:

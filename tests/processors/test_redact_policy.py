@@ -8,6 +8,7 @@ import pytest
 
 from processors.redact import RedactSettings
 from processors.redact.clean import Cleaner
+from processors.redact.detect import detector_for
 from processors.redact.drafts import Draft
 from processors.redact.mask import PLACEHOLDER
 from processors.redact.policy import Policy, policies_of, read_policy
@@ -115,7 +116,8 @@ def test_surrogates_read_like_language_and_are_nobodys() -> None:
 def test_a_surrogate_does_not_hide_what_was_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof looks past what was invented, and at nothing else."""
     redactor = TextRedactor(RedactSettings(), Policy(action="surrogate"))
-    monkeypatch.setattr(redactor._detector, "find", lambda queries: [() for _ in queries])
+    blind = detector_for(RedactSettings(), Policy(action="surrogate"))
+    monkeypatch.setattr(blind, "find", lambda queries: [() for _ in queries])
     (found,) = redactor.redact([("s", TEXT)])
     assert isinstance(found, Invalid)
     assert found.reason == "redaction_leak"
@@ -160,6 +162,13 @@ def test_every_tenant_has_its_own(tmp_path: Path) -> None:
     assert (acme.text_before, other.text_before) == ("", "before")
 
 
+def test_tenants_may_have_the_same_policy(tmp_path: Path) -> None:
+    for tenant in ("acme", "globex"):
+        policy(tmp_path, WHOLE, tenant)
+    records = Cleaner(RedactSettings(policies=str(tmp_path))).clean([draft("acme"), draft("other"), draft("globex")])
+    assert [record.tenant for record in records if isinstance(record, Signal)] == ["acme", "other", "globex"]
+
+
 def test_consent_is_the_tenants(tmp_path: Path) -> None:
     policy(tmp_path, WHOLE, "never")
     policy(tmp_path, '[consent]\ntrain = "required"', "asks")
@@ -175,6 +184,13 @@ def test_consent_is_the_tenants(tmp_path: Path) -> None:
     assert [trains("never", word) for word in (None, True, False)] == [False, False, False]
     assert [trains("asks", word) for word in (None, True, False)] == [False, True, False]
     assert [trains("anybody", word) for word in (None, True, False)] == [True, True, False]
+
+
+def test_a_tenant_may_keep_its_records_from_judging_models(tmp_path: Path) -> None:
+    policy(tmp_path, '[consent]\nevaluate = "never"', "unjudged")
+    (record,) = Cleaner(RedactSettings(policies=str(tmp_path))).clean([draft("unjudged", evaluate=True)])
+    assert isinstance(record, Clean)
+    assert (record.consent_train, record.consent_evaluate) == (True, False)
 
 
 def test_attributes_that_nobody_needs_are_not_kept(tmp_path: Path) -> None:

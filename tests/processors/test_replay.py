@@ -53,6 +53,7 @@ def test_a_replay_stands_where_its_message_stood_and_is_for_some() -> None:
         ("otlp_spans", "item 12: field input: 9 characters", 12),
         ("otlp_spans", "span 0 of the request: span_id must be", 0),
         ("otlp_spans", "12 bytes hold no span", None),
+        ("otlp_logs", "item 3, an evaluation event: about neither", 3),
         ("agent.signals.raw", "item 0: field text: 9 characters", None),
     ],
 )

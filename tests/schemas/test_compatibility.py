@@ -258,7 +258,7 @@ def test_a_narrowed_choice_is_found(folder: Path) -> None:
     path.write_text(json.dumps(words))
     assert released.broken(folder) == [
         "0.1.0: LedgerEntry.entry: may no longer be vanished",
-        "0.1.0: Span.kind: might be any text, may now be agent, chain, llm, other, retrieval, tool only",
+        "0.1.0: Span.kind: might be any text, may now be agent, chain, evaluator, llm, other, retrieval, tool only",
     ]
 
 

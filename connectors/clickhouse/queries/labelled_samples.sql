@@ -1,4 +1,5 @@
--- Samples with their newest label, of one agent, that people agreed to train on. One row a sample, oldest first.
+-- Samples with their newest label, of one agent, that people agreed to train on; `evaluate`: and to be judged by. What a
+-- judge says counts where no person has said anything. One row a sample, oldest first.
 SELECT
     s.event_id AS sample_id,
     s.turn_id AS turn_id,
@@ -12,10 +13,13 @@ SELECT
     s.propensity AS propensity,
     s.verdict AS verdict,
     l.newest.2 AS rater,
+    s.consent_evaluate AND l.newest.4 AS evaluate,
     s.event_time AS time
 FROM samples AS s FINAL
 INNER JOIN (
-    SELECT sample_id, argMax((value, rater, consent_train), (event_time, event_id)) AS newest
+    SELECT sample_id, argMax(
+        (value, rater, consent_train, consent_evaluate), (NOT startsWith(rater, 'judge:'), event_time, event_id)
+    ) AS newest
     FROM labels FINAL
     WHERE tenant = {tenant:String} AND agent = {agent:String}
     GROUP BY sample_id

@@ -8,8 +8,9 @@ allow() {
   /opt/kafka/bin/kafka-acls.sh --bootstrap-server 127.0.0.1:9094 --add "$@"
 }
 
-# The Collector adds spans and counts; it can read nothing.
+# The Collector adds spans and log records and counts; it can read nothing.
 allow --allow-principal User:collector --operation Write --topic otlp_spans
+allow --allow-principal User:collector --operation Write --topic otlp_logs
 allow --allow-principal User:collector --operation Describe --topic '*' --group '*'
 allow --allow-principal User:collector --operation Describe --cluster
 

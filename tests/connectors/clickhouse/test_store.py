@@ -53,6 +53,24 @@ def test_the_ledger_adds_up_and_shows_a_loss(shared: Store, tenant: str) -> None
     assert sums(shared, tenant) == [[9, 6, 2, 1, 0]], "redelivery counts nothing twice"
 
 
+def test_of_feedback_the_newest_is_current_and_the_ledger_counts_all(shared: Store, tenant: str) -> None:
+    first = example(events.Signal).model_copy(
+        update={"tenant": tenant, "event_id": "a", "feedback_id": "f", "value": 1.0, "received_time": NOW}
+    )
+    hours_later = {"event_id": "b", "value": -1.0, "event_time": first.event_time + timedelta(hours=30)}
+    plain = {"event_id": "c", "feedback_id": "", "value": 0.5}
+    shared.write([first.model_copy(update=hours_later), first, first.model_copy(update=plain)])
+    shared.write([first.model_copy(update=plain | {"event_id": "d"})])
+    found = shared.select(f"SELECT event_id, value FROM signals_current WHERE tenant = '{tenant}' ORDER BY event_id")
+    assert found.rows == [["b", -1.0], ["c", 0.5], ["d", 0.5]]
+    dead = example(events.DeadLetter).model_copy(
+        update={"tenant": tenant, "topic": "otlp_logs", "items": 1, "received_time": NOW}
+    )
+    dropped = ledger_entry(tenant, "dropped", 2).model_copy(update={"reason": "not_feedback"})
+    shared.write([ledger_entry(tenant, "accepted", 7), dead, dropped])
+    assert sums(shared, tenant) == [[7, 4, 1, 2, 0]]
+
+
 def test_every_minute_stands_for_itself(shared: Store, tenant: str) -> None:
     after = MINUTE + timedelta(minutes=1)
     shared.write([ledger_entry(tenant, "accepted", 1), ledger_entry(tenant, "accepted", 2, event_time=after)])
@@ -69,7 +87,9 @@ def test_labelled_samples_are_joined_with_their_newest_label(shared: Store, tena
     shared.write([first, refused, sample(3, tenant), new, old, label(3, tenant, sample_id="s2"), unwilling])
     (row,) = shared.labelled(tenant, "a")
     assert (row["sample_id"], row["text"], row["label"], row["rater"]) == ("s1", "text", "new", "two")
-    assert row["time"] == first.event_time
+    assert (row["time"], row["evaluate"]) == (first.event_time, True)
+    shared.write([label(9, tenant, consent_evaluate=False, event_time=new.event_time + timedelta(minutes=1))])
+    assert [row["evaluate"] for row in shared.labelled(tenant, "a")] == [False]
     assert shared.labelled(tenant, "b") == []
     assert shared.labelled("another", "a") == []
 

@@ -1,0 +1,1 @@
+"""Recordings of other tools, as the OTLP requests that a gateway takes."""

@@ -1,0 +1,50 @@
+"""Memory that a process has freed goes back to the system.
+
+A worker has a hundred threads (clients of Kafka, lanes), and glibc's allocator gives threads arenas of their own: what
+one arena has freed is of no use to the others, and stays in the resident set. So there are few arenas, and once in a
+while all that is free in them is given back (``mallopt`` and ``malloc_trim``, malloc(3)). Elsewhere nothing is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from driftwheel.background import background
+
+logger = logging.getLogger(__name__)
+
+TRIM_SECONDS = 30.0
+_ARENAS = 4
+_M_ARENA_MAX = -8
+
+
+@contextmanager
+def tidy_memory(seconds: float = TRIM_SECONDS) -> Generator[bool]:
+    """Keep the allocator tidy meanwhile, every ``seconds``; gives whether there is anything to be done here."""
+    libc = _glibc()
+    if libc is None:
+        yield False
+        return
+    libc.mallopt(_M_ARENA_MAX, _ARENAS)
+    ended = threading.Event()
+
+    def trim() -> None:
+        while not ended.wait(seconds):
+            libc.malloc_trim(0)
+
+    with background(trim, "memory", ended):
+        yield True
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The process's own C library, when it is glibc."""
+    try:
+        libc = ctypes.CDLL(None)
+        return libc if hasattr(libc, "malloc_trim") and hasattr(libc, "mallopt") else None
+    except (OSError, TypeError):
+        logger.debug("no C library to ask")
+        return None

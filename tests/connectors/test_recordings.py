@@ -1,0 +1,268 @@
+"""Files of other tools become the spans that they tell of; the same file makes the same spans."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from connectors.imports.formats import FORMATS, Format, format_of, requests_in
+from connectors.imports.otlp_json import otlp_requests
+from connectors.imports.spans import nanos, span_id_of, trace_id_of
+from schemas.errors import Invalid, UsageError
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+ASK, ANSWER = "is the canteen open", "until three"
+
+OTLP = {
+    "resourceSpans": [
+        {
+            "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "bot"}}]},
+            "scopeSpans": [{"spans": [{"traceId": TRACE, "spanId": SPAN, "name": "chat", "startTimeUnixNano": "1"}]}],
+        }
+    ]
+}
+CHAT = {
+    "messages": [{"role": "system", "content": "be kind"}, {"role": "user", "content": ASK},
+                 {"role": "assistant", "content": ANSWER}],
+    "tools": [{"type": "function", "function": {"name": "find", "parameters": {}}}],
+}  # fmt: skip
+LANGFUSE = {
+    "trace": {"id": TRACE, "name": "desk", "timestamp": "2026-01-05T09:00:00Z", "sessionId": "s-1", "userId": "u-1",
+              "scores": [{"id": "x", "name": "kind", "value": 0.5, "source": "ANNOTATION", "comment": "good"}]},
+    "observations": [
+        {"id": SPAN, "type": "GENERATION", "name": "chat", "startTime": "2026-01-05T09:00:00Z", "model": "m-1",
+         "endTime": "2026-01-05T09:00:01Z", "input": [{"role": "user", "content": ASK}], "output": ANSWER,
+         "usageDetails": {"input": 7, "output": 2}, "level": "ERROR", "statusMessage": "slow",
+         "metadata": json.dumps({"attributes": {"gen_ai.system": "acme"}, "customer": "c"})},
+    ],
+}  # fmt: skip
+ROW = {"id": SPAN, "trace_id": TRACE, "type": "SPAN", "start_time": "2026-01-05 09:00:00.500000", "session_id": "s-1",
+       "parent_observation_id": None, "usage_details": {"input": 3}}  # fmt: skip
+FRAME = {
+    "name": "chat", "span_kind": "LLM", "parent_id": None, "start_time": 1767603600000, "status_code": "ERROR",
+    "context.trace_id": TRACE, "context.span_id": SPAN, "attributes.llm.model_name": "m-1",
+    "attributes.llm.input_messages": [{"message.role": "user", "message.content": ASK}],
+    "attributes.metadata": {"thread_id": "s-1"}, "attributes.output.value": None,
+    "events": [{"name": "exception", "timestamp": "2026-01-05T09:00:00Z", "attributes": {"exception.message": "no"}}],
+}  # fmt: skip
+REST = {
+    "name": "chat", "context": {"trace_id": f"0x{TRACE}", "span_id": f"0x{SPAN}"}, "span_kind": "LLM",
+    "start_time": "2026-01-05T09:00:00Z", "end_time": "2026-01-05T09:00:01Z", "status": {"status_code": "OK"},
+    "attributes": {"llm": {"input_messages": [{"message": {"role": "user", "content": ASK}}]}},
+}  # fmt: skip
+CONVERSATION = {"conversation_id": "c-1", "messages": CHAT["messages"]}
+ROWS: dict[str, tuple[Format, Any]] = {
+    "otlp": ("otlp-json", OTLP),
+    "a resource": ("otlp-json", OTLP["resourceSpans"][0]),
+    "chat": ("openai-chat", CHAT),
+    "stored": ("openai-chat", {"request": {"body": {"messages": CHAT["messages"][:2], "model": "m"}},
+                               "response": {"body": {"choices": [{"message": CHAT["messages"][2]}]}}}),
+    "a trace": ("langfuse", LANGFUSE),
+    "an observation": ("langfuse", ROW),
+    "a bare trace": ("langfuse", {"id": "t", "timestamp": "2026-01-05T09:00:00Z", "sessionId": None, "input": ASK}),
+    "a data frame's row": ("phoenix", FRAME),
+    "a REST span": ("phoenix", REST),
+    "a conversation": ("conversations", CONVERSATION),
+}  # fmt: skip
+
+
+def write(folder: Path, *rows: Any, name: str = "file.jsonl") -> Path:
+    path = folder / name
+    text = "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+def requests(path: Path, kind: Format, agent: str = "") -> list[ExportTraceServiceRequest]:
+    return list(requests_in(path, kind, agent, lambda *_: None))
+
+
+def spans(path: Path, kind: Format, agent: str = "") -> list[Span]:
+    made = requests(path, kind, agent)
+    return [one for req in made for res in req.resource_spans for scope in res.scope_spans for one in scope.spans]
+
+
+def said(span: Span) -> dict[str, str]:
+    return {one.key: one.value.string_value for one in span.attributes}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_format_is_guessed_and_makes_the_same_spans_again(tmp_path: Path, name: str) -> None:
+    kind, row = ROWS[name]
+    for path in (
+        write(tmp_path, row),
+        write(tmp_path, "", row, name="file.jsonl.gz"),
+        write(tmp_path, json.dumps(row, indent=2), name="one.json"),
+        write(tmp_path, json.dumps([row], indent=1), name="list.json"),
+    ):
+        assert format_of(path) == kind
+        first = requests(path, kind)
+        assert first == requests(path, kind)
+        assert first
+
+
+def test_every_format_is_tried() -> None:
+    assert {kind for kind, _ in ROWS.values()} == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "a bare trace"])
+def test_the_agent_that_is_named_is_that_of_every_span(tmp_path: Path, name: str) -> None:
+    kind, row = ROWS[name]
+    for span in spans(write(tmp_path, row), kind, "desk-bot"):
+        named = said(span)
+        assert "desk-bot" in (named.get("driftwheel.agent"), named.get("gen_ai.agent.name"))
+
+
+def test_otlp_is_kept_as_it_is(tmp_path: Path) -> None:
+    (span,) = spans(write(tmp_path, OTLP), "otlp-json")
+    assert (span.trace_id.hex(), span.span_id.hex()) == (TRACE, SPAN)
+    many = [json.loads(json.dumps(OTLP["resourceSpans"][0])) for _ in range(3)]
+    parts = list(otlp_requests({"resourceSpans": many}, "", limit=10))
+    assert len(parts) == 3
+    assert all(part.resource_spans[0].resource.attributes[0].value.string_value == "bot" for part in parts)
+
+
+def test_a_chat_row_is_a_conversation_of_its_content(tmp_path: Path) -> None:
+    counts: Counter[str] = Counter()
+    path = write(tmp_path, CHAT, CHAT, CHAT | {"id": "other", "user": "u-9"})
+
+    def count(name: str, number: int) -> None:
+        counts[name] += number
+
+    made = list(requests_in(path, "openai-chat", "", count))
+    assert counts == {"conversations": 3, "turns": 3, "tool_calls": 0}
+    assert made[0] == made[1] != made[2]
+    (root, chat) = made[2].resource_spans[0].scope_spans[0].spans
+    assert said(root)["gen_ai.conversation.id"] == "other"
+    assert json.loads(said(chat)["gen_ai.tool.definitions"])[0]["name"] == "find"
+
+
+def test_a_stored_completion_has_its_answer_its_tokens_and_its_likelihoods(tmp_path: Path) -> None:
+    logprobs = {"content": [{"token": "yes", "logprob": -0.25, "top_logprobs": [{"token": "no", "logprob": -2.0}]}]}
+    row = {
+        "custom_id": "r-1",
+        "request": {"messages": CHAT["messages"][:2], "user": "u-1"},
+        "response": {"model": "m-2", "created": 1767603600, "usage": {"prompt_tokens": 9, "completion_tokens": 1},
+                     "choices": [{"message": {"role": "assistant", "content": "yes"}, "logprobs": logprobs}]},
+    }  # fmt: skip
+    (root, chat) = spans(write(tmp_path, row), "openai-chat")
+    numbers = {one.key: one.value.int_value for one in chat.attributes}
+    assert (numbers["gen_ai.usage.input_tokens"], numbers["gen_ai.usage.output_tokens"]) == (9, 1)
+    assert json.loads(said(chat)["gen_ai.response.logprobs"]) == logprobs
+    assert said(root)["user.id"] == "u-1"
+    assert said(root)["gen_ai.response.model"] == "m-2"
+    assert root.start_time_unix_nano // 10**9 in range(1767603600, 1767603660)
+
+
+def test_the_older_function_call_is_a_tool_call(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": ASK},
+                {"role": "assistant", "content": None, "function_call": {"name": "find", "arguments": "{}"}},
+                {"role": "function", "name": "find", "content": "found"},
+                {"role": "assistant", "content": ANSWER}]  # fmt: skip
+    tools = [s for s in spans(write(tmp_path, {"messages": messages}), "openai-chat") if s.name == "execute_tool find"]
+    assert [said(one)["gen_ai.tool.call.result"] for one in tools] == ["found"]
+
+
+def test_langfuse_keeps_attributes_and_adds_its_columns(tmp_path: Path) -> None:
+    (span,) = spans(write(tmp_path, LANGFUSE), "langfuse")
+    told = said(span)
+    assert (span.trace_id.hex(), span.span_id.hex()) == (TRACE, SPAN)
+    assert (span.status.code, span.status.message) == (2, "slow")
+    assert span.end_time_unix_nano - span.start_time_unix_nano == 10**9
+    assert told["gen_ai.system"] == "acme"
+    assert told["langfuse.observation.type"] == "generation"
+    assert json.loads(told["langfuse.observation.usage_details"]) == {"input": 7, "output": 2}
+    assert told["langfuse.observation.metadata.customer"] == "c"
+    assert (told["langfuse.session.id"], told["langfuse.user.id"]) == ("s-1", "u-1")
+    assert told["trace.annotations.0.annotation.name"] == "kind"
+    assert told["trace.annotations.0.annotation.annotator_kind"] == "HUMAN"
+
+
+def test_langfuse_in_snake_case_and_without_observations(tmp_path: Path) -> None:
+    (span,) = spans(write(tmp_path, {"data": [ROW], "meta": {}}), "langfuse")
+    assert said(span)["langfuse.session.id"] == "s-1"
+    bare = {"id": "not hexadecimal", "timestamp": "2026-01-05T09:00:00Z", "sessionId": "s", "input": ASK, "output": "x"}
+    (span,) = spans(write(tmp_path, bare), "langfuse")
+    assert span.trace_id.hex() == trace_id_of("not hexadecimal")
+    assert said(span)["langfuse.trace.input"] == ASK
+
+
+def test_phoenix_is_openinference_again(tmp_path: Path) -> None:
+    for row in (FRAME, REST):
+        (span,) = spans(write(tmp_path, row), "phoenix")
+        told = said(span)
+        assert (span.trace_id.hex(), span.span_id.hex()) == (TRACE, SPAN)
+        assert told["openinference.span.kind"] == "LLM"
+        assert told["llm.input_messages.0.message.content"] == ASK
+        assert span.status.code == (2 if row is FRAME else 0)
+    (span,) = spans(write(tmp_path, FRAME), "phoenix")
+    assert json.loads(said(span)["metadata"]) == {"thread_id": "s-1"}
+    assert [event.name for event in span.events] == ["exception"]
+
+
+SECRET = "mia.li@example.com"
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "words"),
+    [
+        ("langfuse", [ROW, ROW | {"start_time": SECRET}], "line 2: startTime: not an ISO 8601 time"),
+        ("langfuse", [ROW | {"id": ""}], "line 1: no field 'id'"),
+        ("langfuse", [{"id": "t", "observations": [{"id": "a"}]}], r"line 1: observations\[0\]: startTime"),
+        ("langfuse", [{"id": "t", "observations": SECRET}], "line 1: observations: must be a list"),
+        ("phoenix", [FRAME, {"context": {"span_id": SPAN}}], "line 2: no field 'context.trace_id'"),
+        ("phoenix", [FRAME | {"start_time": 10**30}], "line 1: start_time"),
+        ("otlp-json", [OTLP, {"spans": SECRET}], "line 2: expected an object with resourceSpans"),
+        ("otlp-json", [{"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": SECRET}]}]}]}], "traceId: must be 16"),
+        ("otlp-json", [{"resourceSpans": SECRET}], "line 1: resourceSpans"),
+        ("openai-chat", [CHAT, {"messages": [{"content": SECRET}]}], r"line 2: messages\[0\]: no role"),
+        ("openai-chat", [CHAT, {"messages": SECRET}], "line 2: messages: must be a list"),
+        ("openai-chat", [CHAT, '{"messages": ["' + SECRET], "line 2: not JSON"),
+        ("openai-chat", [[CHAT, SECRET]], "line 1, item 2: a JSON object was expected"),
+    ],
+)
+def test_what_is_wrong_is_named_and_not_quoted(tmp_path: Path, kind: Format, rows: list[Any], words: str) -> None:
+    path = write(tmp_path, *rows)
+    with pytest.raises(UsageError, match=words) as error:
+        requests(path, kind)
+    assert str(path) in str(error.value)
+    assert SECRET not in str(error.value)
+
+
+def test_a_format_that_cannot_be_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"line 1: the format cannot be told.*--format otlp-json"):
+        format_of(write(tmp_path, {"some": "thing"}))
+    with pytest.raises(UsageError, match="is empty"):
+        format_of(write(tmp_path, ""))
+
+
+TIMES = (
+    1767603600, 1767603600.0, 1767603600000, 1767603600000000, 1767603600000000000,
+    "2026-01-05T09:00:00Z", "2026-01-05 09:00:00", "2026-01-05T10:00:00+01:00",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_times_are_read_in_every_unit(time: Any) -> None:
+    assert nanos(time, "t") == 1767603600 * 10**9
+
+
+@pytest.mark.parametrize("time", [None, True, "", "noon", -1, 10**40, "0001-01-01", {}])
+def test_times_that_are_none(time: Any) -> None:
+    with pytest.raises(Invalid, match="t:"):
+        nanos(time, "t")
+
+
+def test_ids() -> None:
+    assert trace_id_of(TRACE.upper()) == TRACE
+    assert trace_id_of("0af76519-16cd-43dd-8448-eb211c80319c") == TRACE
+    assert span_id_of("", "t") == ""
+    assert len(span_id_of("x", "t")) == 16 != span_id_of("x", "u")
+    assert trace_id_of("0" * 32) != "0" * 32

@@ -1,0 +1,54 @@
+"""Files that commands write: whole or not at all, and never in place of what is no file."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from driftwheel.files import reading, writing
+from schemas.errors import UsageError
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with writing(str(path)) as out:
+        out.write("one")
+        assert not path.exists()
+    assert path.read_text() == "one"
+
+    def half() -> None:
+        with writing(str(path)) as out:
+            out.write("two")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+    assert path.read_text() == "one"
+
+
+def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
+    path, heard = tmp_path / "pipe", list[str]()
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: heard.append(path.read_text()))
+    reader.start()
+    with writing(str(path)) as out:
+        out.write("said")
+    reader.join(30)
+    assert (heard, path.is_fifo()) == (["said"], True)
+
+
+def test_what_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UsageError, match="absent/out cannot be written: No such file"),
+        writing(str(tmp_path / "absent" / "out")),
+    ):
+        pass
+    with pytest.raises(UsageError, match="absent cannot be read: No such file"), reading(str(tmp_path / "absent")):
+        pass
+    (tmp_path / "bad").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="bad is not UTF-8 text: byte 0"), reading(str(tmp_path / "bad")) as lines:
+        lines.read()
