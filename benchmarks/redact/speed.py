@@ -37,8 +37,8 @@ from schemas.events import identity
 from tests.processors.redacting import otlp, otlp_message, packed_rows
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data"
-SPANS = 32
-"""Spans that come together, as in a batch of the stage."""
+SPANS = 128
+"""Spans that come together: a busy worker takes up to 500 at a time."""
 NOT_NAMES = ["tok2vec", "tagger", "attribute_ruler", "lemmatizer", "parser", "senter"]
 Span = list[str]
 Finds = list[list[tuple[Any, ...]]]

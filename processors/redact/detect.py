@@ -34,11 +34,12 @@ from presidio_analyzer.predefined_recognizers import (
 
 from processors.redact.blocks import blocks
 from processors.redact.keys import type_of, words_of
+from processors.redact.models import loaded, one_thread
 from processors.redact.phones import FastPhoneRecognizer
 from processors.redact.policy import Custom, Policy, base_policy
 from processors.redact.rules import RULES, SECRETS, Rule
 from processors.redact.settings import RedactSettings
-from schemas.errors import Invalid, Refused
+from schemas.errors import Invalid
 
 PIECE = 8_000
 OVERLAP = 200
@@ -120,17 +121,6 @@ class LeanEngine(SpacyNlpEngine):
 def _names_only(name: str) -> Any:
     own_vectors = name.startswith("en_core_web_") and not name.startswith("en_core_web_trf")
     return loaded(name, (*_UNUSED, "tok2vec") if own_vectors else _UNUSED)
-
-
-@cache
-def loaded(name: str, without: tuple[str, ...], idle: tuple[str, ...] = ()) -> Any:
-    """An installed spaCy model without some of its parts, others ``idle``, once for the process. Raises Refused."""
-    try:
-        return spacy.load(name, exclude=without, disable=idle)
-    except OSError as error:
-        raise Refused(
-            f"the redaction model {name} is not installed: install its package, or set stages.redact.model"
-        ) from error
 
 
 class Detector:
@@ -216,8 +206,9 @@ class Detector:
     def _recognised(self, texts: Sequence[str]) -> list[Finds]:
         out: list[Finds] = [()] * len(texts)
         for language, _ in self._policy.models:
-            batch = self._engine.process_batch(list(texts), language=language, batch_size=BATCH)
-            found = [tuple(_plausible(one[1].entities, one[1].scores)) for one in batch]
+            with one_thread():
+                batch = self._engine.process_batch(list(texts), language=language, batch_size=BATCH)
+                found = [tuple(_plausible(one[1].entities, one[1].scores)) for one in batch]
             out = [(*before, *more) for before, more in zip(out, found, strict=True)]
         return out
 

@@ -1,7 +1,7 @@
 """Presidio's own findings, exactly, at a multiple of its speed: for those whose policies were tuned on them.
 
 The same recognisers, contexts and scores as ``AnalyzerEngine`` with its defaults. What is left out cannot change a
-find: a recogniser whose patterns all hold a digit, an ``@`` or a dot is not asked about a text without one, and words
+find: a recogniser whose patterns all hold some digits, an ``@`` or a dot is not asked about a text without, and words
 are led back to their lemmas, which serve context alone, only where a find has a use for context. Texts go through
 spaCy in batches. The parser stays, since its sentences bound names. Nothing goes online.
 """
@@ -15,22 +15,23 @@ from functools import cache
 from typing import Any
 
 import tldextract
-from presidio_analyzer import AnalyzerEngine, EntityRecognizer, RecognizerResult
+from presidio_analyzer import AnalyzerEngine, EntityRecognizer, PatternRecognizer, RecognizerResult
 from presidio_analyzer.nlp_engine import NerModelConfiguration, NlpArtifacts, SpacyNlpEngine
 from presidio_analyzer.predefined_recognizers import EmailRecognizer, PhoneRecognizer
 
-from processors.redact.detect import BATCH, Find, loaded
+from processors.redact.detect import BATCH, Find
+from processors.redact.models import loaded, one_thread
 from processors.redact.phones import FastPhoneRecognizer
 from processors.redact.settings import RedactSettings
 
 _NEEDS = {
-    "@": ("EmailRecognizer",),
-    ".": ("UrlRecognizer",),
-    "digit": (
-        "CreditCardRecognizer", "DateRecognizer", "IbanRecognizer", "NhsRecognizer", "PhoneRecognizer",
-        "UsBankRecognizer", "UsItinRecognizer", "UsPassportRecognizer", "UsSsnRecognizer",
-    ),
+    "CreditCardRecognizer": (13, ""), "DateRecognizer": (1, "/-."), "EmailRecognizer": (0, "@"),
+    "IbanRecognizer": (2, ""), "IpRecognizer": (0, ".:"), "MacAddressRecognizer": (0, ":-."),
+    "MedicalLicenseRecognizer": (7, ""), "NhsRecognizer": (10, ""), "PhoneRecognizer": (2, ""),
+    "UrlRecognizer": (0, "."), "UsBankRecognizer": (8, ""), "UsItinRecognizer": (9, ""),
+    "UsPassportRecognizer": (8, ""), "UsSsnRecognizer": (9, ""), "UuidRecognizer": (0, "-"),
 }  # fmt: skip
+"""How many digits a find has at least, and the characters of which it has one."""
 _ID = RecognizerResult.RECOGNIZER_IDENTIFIER_KEY
 _LEMMAS = ("tagger", "attribute_ruler", "lemmatizer")
 
@@ -92,6 +93,14 @@ class ParityDetector:
         self._recognizers = [self._ours(one) for one in found]
         self._contextual = {one.id for one in self._recognizers if one.context}
         self._entities = list({entity for one in self._recognizers for entity in one.supported_entities})
+        self._warm()
+
+    def _warm(self) -> None:
+        """Patterns are compiled and lists are read when they are first asked for: not in the middle of a batch."""
+        for one in self._recognizers:
+            if isinstance(one, PatternRecognizer):
+                one.analyze("", self._entities)
+        _domains()("example.com")
 
     def _ours(self, one: EntityRecognizer) -> EntityRecognizer:
         if isinstance(one, PhoneRecognizer):
@@ -104,9 +113,10 @@ class ParityDetector:
         found = {key: self._cache[key] for key in keys if key in self._cache}
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
         asked = sorted(missing.items(), key=lambda item: (len(item[1]), item[1]))
-        batch = self._engine.process_batch([text for _, text in asked], language="en", batch_size=BATCH)
-        for (key, text), told in zip(asked, batch, strict=True):
-            found[key] = self._cache[key] = self._one(text, told[1])
+        with one_thread():
+            batch = self._engine.process_batch([text for _, text in asked], language="en", batch_size=BATCH)
+            for (key, text), told in zip(asked, batch, strict=True):
+                found[key] = self._cache[key] = self._one(text, told[1])
         while len(self._cache) > self._size:
             self._cache.popitem(last=False)
         return [found[key] for key in keys]
@@ -127,11 +137,11 @@ class ParityDetector:
 
     def _raw(self, text: str, artifacts: NlpArtifacts) -> list[RecognizerResult]:
         """What every recogniser finds by itself."""
-        has = {"@": "@" in text, ".": "." in text, "digit": any(char.isdigit() for char in text)}
-        idle = {name for mark, names in _NEEDS.items() if not has[mark] for name in names}
+        digits = sum(map(str.isdigit, text))
         results: list[RecognizerResult] = []
         for recognizer in self._recognizers:
-            if recognizer.name not in idle:
+            least, marks = _NEEDS.get(recognizer.name, (0, ""))
+            if digits >= least and (not marks or any(mark in text for mark in marks)):
                 some = recognizer.analyze(text=text, entities=self._entities, nlp_artifacts=artifacts) or []
                 for one in some:
                     one.recognition_metadata.setdefault(_ID, recognizer.id)

@@ -1,14 +1,16 @@
 """Telephone numbers as Presidio finds them, at a fraction of its cost.
 
 Presidio asks the library ``phonenumbers`` once for each of eight regions, and most of what a text of a machine offers
-(prices, dates, ids) is parsed as a number eight times. Whatever cannot be a number of a region is not parsed for it:
-one without a ``+`` where the region has no code, and one with fewer digits than the region's shortest numbers have.
+(prices, dates, ids) is searched for and parsed as a number eight times. Here a text is searched once for what to parse,
+and again only for the regions that take some of it for a number. Whatever cannot be a number of a region is not parsed
+for it: one without a ``+`` where the region has no code, and one with fewer digits than its shortest numbers have.
 What was not a number once is remembered under a keyed hash, with what stood around it. The finds are the same.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -41,12 +43,35 @@ class FastPhoneRecognizer(PhoneRecognizer):
         del entities, nlp_artifacts
         if len(self._no) > _KNOWN:
             self._no.clear()
+        tries = _Tries(text, self.leniency or 0)
         found = [
             self._get_recognizer_result(match, text, region, None)
-            for region in self.supported_regions
-            for match in _Matcher(text, region, self.leniency or 0, self._key, self._no)
+            for region in (self.supported_regions if tries.made else ())
+            if any(one is not None for one in self._told(text, region, tries))
+            for match in self._matcher(text, region)
         ]
         return EntityRecognizer.remove_duplicates(found)
+
+    def _matcher(self, text: str, region: str) -> _Matcher:
+        return _Matcher(text, region, self.leniency or 0, self._key, self._no)
+
+    def _told(self, text: str, region: str, tries: _Tries) -> Iterator[PhoneNumberMatch | None]:
+        """What a region says to every candidate: where it has none, its search need not begin."""
+        matcher = self._matcher(text, region)
+        return (matcher.verified(candidate, offset) for candidate, offset in tries.made)
+
+
+class _Tries(PhoneNumberMatcher):
+    """Every candidate that a search asks about when it finds nothing: the same in every region."""
+
+    def __init__(self, text: str, leniency: int) -> None:
+        super().__init__(text, None, leniency=leniency)
+        self.made: list[tuple[str, int]] = []
+        self.has_next()
+
+    def _parse_and_verify(self, candidate: str, offset: int) -> PhoneNumberMatch | None:
+        self.made.append((candidate, offset))
+        return None
 
 
 class _Matcher(PhoneNumberMatcher):
@@ -57,6 +82,9 @@ class _Matcher(PhoneNumberMatcher):
         self._region, self._least, self._key, self._no = region, _least(region), key, no
 
     def _parse_and_verify(self, candidate: str, offset: int) -> PhoneNumberMatch | None:
+        return self.verified(candidate, offset)
+
+    def verified(self, candidate: str, offset: int) -> PhoneNumberMatch | None:
         """The number that a candidate is; it depends on the characters beside it too, and on nothing else."""
         if not any(mark in candidate for mark in _PLUS) and self._too_short(candidate):
             return None
