@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 
 from processors.state import KeyState
@@ -39,6 +39,12 @@ class BufferedState:
     def delete(self, key: str) -> None:
         """See StateStore."""
         self._changed[key] = None
+
+    def texts(self, stored: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """Every key and text as it is now. ``stored``: all that the store holds; it may be put meanwhile."""
+        changed = dict(self._changed)
+        yield from ((key, put[0]) for key, put in changed.items() if put is not None)
+        yield from ((key, text) for key, text in stored if key not in changed)
 
     def due(self, now: datetime) -> list[str]:
         """See StateStore."""

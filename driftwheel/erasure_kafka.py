@@ -6,10 +6,12 @@ what is left of them) and off the disks when the topic is compacted; the others 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 
+from connectors.kafka.inboxes import Inboxes, Told
 from connectors.kafka.log import KafkaLog, KafkaLogSettings
 from connectors.log import Entry, Log
 from connectors.nemo.microservices import Microservices
@@ -21,12 +23,19 @@ from driftwheel.deadletters_kafka import Patient, open_sink_store
 from driftwheel.erasing import Erasing
 from driftwheel.erasure import BY_ITSELF, AtOnce, Erasures, Order
 from driftwheel.erasure_places import DatasetFiles, QuarantinedPayloads
+from driftwheel.orders import orders_of
+from driftwheel.pipeline import WHEEL
+from processors.stage import Stage, has_inbox
+from schemas.events import identity
 from schemas.topics import LABELS, TOPICS
 
 UNDER_WAY = timedelta(hours=2)
 """After a request stages may still say something of sessions that were open: then it is done once more."""
+AGAIN = timedelta(hours=12)
+"""What a lane was told is told again so often until it has read it: an inbox forgets."""
 COMPACTED = timedelta(days=2)
 """By then a compacted topic has let go of what was replaced (``max.compaction.lag.ms`` is a day)."""
+_LOOK_SECONDS = 0.25
 _PEOPLE = ("producer", "trace", "session")
 _ALSO = ("flywheel.samples",)
 
@@ -61,8 +70,45 @@ class KafkaTopics:
         return waiting
 
 
-def _text(time: datetime) -> str:
-    return time.isoformat(timespec="minutes")
+class KafkaLanes:
+    """State of stages: each lane is told through its stage's inbox, and takes the person out while it goes on working.
+
+    Told once when it was asked for, again when nothing can be under way any more, and twice a day until all have read.
+    ``patience``: how long to wait for lanes that are at work, in seconds; whoever has not read by then has no process,
+    or a long batch.
+    """
+
+    quiet = False
+
+    def __init__(
+        self, inboxes: Inboxes, stages: Sequence[type[Stage]], clock: Callable[[], datetime], patience: float = 20.0
+    ) -> None:
+        self._inboxes, self._clock, self._patience = inboxes, clock, patience
+        self._stages = [stage.name for stage in stages if has_inbox(stage)]
+        self._told: dict[str, Told] = {}
+
+    def find(self, order: Order) -> dict[str, int]:
+        """See Place: lanes do not answer questions."""
+        del order
+        return {}
+
+    def erase(self, order: Order) -> dict[str, str]:
+        """See Place."""
+        orders, since = list(orders_of(order.subject)), self._clock() - order.since
+        name = identity(str(since >= UNDER_WAY), str(since // AGAIN), *(one.decode() for one in orders))
+        if name not in self._told:
+            self._told[name] = self._inboxes.tell(self._stages, orders)
+        until = time.monotonic() + self._patience
+        while (left := self._inboxes.unread(self._told[name])) and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
+        if not left:
+            return {}
+        stages = sorted({stage for stage, _ in left})
+        return {"state": f"lanes have still to read that they are to erase ({', '.join(stages)}): workers have to run"}
+
+
+def _text(when: datetime) -> str:
+    return when.isoformat(timespec="minutes")
 
 
 @contextmanager
@@ -78,6 +124,7 @@ def kafka_erasing(config: Config) -> Generator[Erasing]:
             DatasetFiles(store, patient, lambda: _nemo(config, stack), utc_now),
             QuarantinedPayloads(store, lambda: cluster.quarantine, cluster.key),
             KafkaTopics(patient, utc_now),
+            KafkaLanes(Inboxes(cluster.kafka), WHEEL, utc_now),
         ]
         yield AtOnce(Erasures(store, patient, places, cluster.key, utc_now))
 

@@ -21,7 +21,8 @@ from confluent_kafka import Message as Record
 from connectors.kafka.settings import client_options
 from connectors.kafka.wire import Headers, stored_of
 from driftwheel.lane import Lane, LaneLost, LaneSettings
-from processors.stage import Message, Stage
+from driftwheel.routing import INBOX
+from processors.stage import Message, Stage, has_inbox
 from schemas.errors import Retry
 from schemas.topics import BY_NAME
 
@@ -60,6 +61,8 @@ class StageLoop:
         self.failure: BaseException | None = None
         self._settings, self._now, self._batch, self._poll_seconds = lanes, now, batch, poll_seconds
         self._names = {lanes.kafka.topic(topic): topic.name for topic in stage.sources}
+        if has_inbox(stage):
+            self._names[lanes.kafka.inbox(stage.name)] = INBOX
         self._rests: dict[tuple[int, str], _Rest] = {}
         self._turn = threading.Lock()
         self._consumer = Consumer(
@@ -155,7 +158,7 @@ class StageLoop:
             topic, record.partition() or 0, record.offset() or 0, record.key(), record.value(), time_ms, headers
         )
         value = stored.value
-        if value and BY_NAME[topic].record is not None:
+        if value and topic != INBOX and BY_NAME[topic].record is not None:
             value = self._unframed(topic, value, headers)
         return Message(topic, stored.offset, stored.key, value, stored.time, stored.headers, stored.partition)
 

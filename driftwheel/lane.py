@@ -26,6 +26,7 @@ from connectors.kafka.transactions import Effects, Failed, Fenced, Placed, Trans
 from connectors.kafka.wire import Framing
 from connectors.log import Entry, entry_of
 from driftwheel.buffered import BufferedState
+from driftwheel.orders import carry_out, is_order
 from driftwheel.routing import INBOX, arrive, dispatch
 from driftwheel.timers import Timers
 from processors.stage import Message, Stage, is_routed
@@ -175,7 +176,8 @@ class Lane:
             return False
         state = self._state()
         with self._turn:
-            records, placed = self._work([message for message in fresh if not _deletes(message)], state)
+            records, placed = self._work([message for message in fresh if not _aside(message)], state)
+            records += self._erase([message for message in fresh if _orders(message)], state)
         self._commit(state, self._entries(records, fresh), placed, nexts)
         self._settings.on_batch(self.stage.name, len(fresh), records, time.perf_counter() - began)
         return True
@@ -199,6 +201,11 @@ class Lane:
         inbox = self._settings.kafka.inbox(stage.name)
         placed = [Placed(inbox, parcel.partition, b"", parcel.value) for parcel in parcels]
         return records + arrive(stage, [message for message in messages if message.topic == INBOX], state), placed
+
+    def _erase(self, orders: Sequence[Message], state: BufferedState) -> list[Record]:
+        """Erasures come after the batch's events: what of those is the person's goes as well."""
+        assert self._table is not None  # noqa: S101  # its state was read from it; the type checker cannot know
+        return [record for order in orders for record in carry_out(self.stage, order, state, self._table.items())]
 
     def _tick(self, now: datetime, only: str | None) -> bool:
         began = time.perf_counter()
@@ -258,6 +265,14 @@ class Lane:
         self.positions = positions
         for key, put in state.changes.items():
             self._timers.set(key, None if put is None else put[1])
+
+
+def _aside(message: Message) -> bool:
+    return _orders(message) or _deletes(message)
+
+
+def _orders(message: Message) -> bool:
+    return message.topic == INBOX and is_order(message)
 
 
 def _deletes(message: Message) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from connectors.clickhouse.sink import ClickHouseSink
+from connectors.kafka.inboxes import Inboxes
 from connectors.kafka.log import KafkaLog
 from connectors.kafka.reader import Reader
 from connectors.log import Log, entry_of
@@ -39,16 +40,17 @@ from driftwheel.deadletters import Behind, DeadLetters, LogMessages
 from driftwheel.embedded import Engine, EngineSettings
 from driftwheel.erasing import Erasing
 from driftwheel.erasure import ErasureRunner, Erasures, Place
-from driftwheel.erasure_kafka import KafkaTopics
+from driftwheel.erasure_kafka import KafkaLanes, KafkaTopics
 from driftwheel.erasure_places import DatasetFiles, EmbeddedLog, QuarantinedPayloads
 from driftwheel.folder import DataFolder
 from driftwheel.judge_setup import floor_of, open_judging
 from driftwheel.judging import Judging
+from driftwheel.kafka_config import kafka_settings
 from driftwheel.kafka_engine import KafkaEngine
 from driftwheel.keys import log_key, quarantine_key, redaction_key
 from driftwheel.library import StoreLibrary, open_store, table_of
 from driftwheel.nemo_process import NemoProcess
-from driftwheel.pipeline import check_stages, stage_settings, wheel_stages
+from driftwheel.pipeline import WHEEL, check_stages, stage_settings, wheel_stages
 from driftwheel.ports import Face, Ports, Where, configured
 from driftwheel.retention import Retention, quarantine_days
 from driftwheel.telemetry import Metrics
@@ -160,7 +162,8 @@ class Product:
         if isinstance(self.log, SqliteLog):
             places.append(EmbeddedLog(self.log, self._stages, self.clock))
         else:
-            places.append(KafkaTopics(self.log, self.clock))
+            inboxes = Inboxes(kafka_settings(self.config))
+            places += [KafkaTopics(self.log, self.clock), KafkaLanes(inboxes, WHEEL, self.clock)]
         made = Erasures(self.store, self.log, places, key, self.clock, self.engine.paused)
         self._stack.callback(ErasureRunner(made).close)
         return made

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from rich.console import Console
 from rich.markup import escape
@@ -112,8 +113,27 @@ def _answers(
     if jobs == 1:
         yield from map(work, batches)
         return
-    with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(work, batches)
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ProcessPoolExecutor(1)) for _ in range(jobs)]
+        asked = [_shared_out(work, batch, pools) for batch in batches]
+        for number, parts in enumerate(asked):
+            asked[number] = []
+            answers = [iter(future.result()) if future else iter(()) for future, _ in parts]
+            whose = sorted((place, job) for job, (_, places) in enumerate(parts) for place in places)
+            yield [next(answers[job]) for _, job in whose]
+
+
+def _shared_out(
+    work: Callable[[list[Row]], list[dict[str, Any]]], batch: Sequence[Row], pools: Sequence[Executor]
+) -> list[tuple[Future[list[dict[str, Any]]] | None, list[int]]]:
+    """A batch by process, with the places of its rows; a session stays in one, whose cache knows its texts."""
+    places: list[list[int]] = [[] for _ in pools]
+    for place, row in enumerate(batch):
+        places[crc32(row.session.encode()) % len(pools)].append(place)
+    return [
+        (pool.submit(work, [batch[place] for place in mine]) if mine else None, mine)
+        for pool, mine in zip(pools, places, strict=True)
+    ]
 
 
 def answer(

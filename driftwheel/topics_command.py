@@ -16,7 +16,7 @@ from connectors.registry.client import RegistryClient, RegistrySettings
 from connectors.registry.subjects import register_all
 from driftwheel.api import Table
 from driftwheel.tables import show
-from processors.stage import Stage, is_routed
+from processors.stage import Stage, has_inbox, is_routed
 from schemas.topics import TOPICS
 
 Stages = Sequence[type[Stage] | Stage]
@@ -25,9 +25,9 @@ _COLUMNS = ["change", "topic", "setting", "is", "should_be", "why"]
 
 def topics_of(settings: KafkaSettings, stages: Stages) -> tuple[Wanted, ...]:
     """Every topic that has to be there for these stages, the published ones among them."""
-    routed = [stage.name for stage in stages if is_routed(stage)]
+    told = [stage.name for stage in stages if has_inbox(stage)]
     raw = [stage.name for stage in stages if any(topic.raw for topic in stage.sources)]
-    return wanted(settings, [stage.name for stage in stages], routed, raw)
+    return wanted(settings, [stage.name for stage in stages], told, raw)
 
 
 def groups_of(settings: KafkaSettings, stages: Stages) -> dict[str, list[str]]:
@@ -35,7 +35,7 @@ def groups_of(settings: KafkaSettings, stages: Stages) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for stage in stages:
         reads = groups[settings.group(stage.name)] = [settings.topic(topic) for topic in stage.sources]
-        if is_routed(stage):
+        if has_inbox(stage):
             reads.append(settings.inbox(stage.name))
     return groups
 

@@ -40,7 +40,7 @@ from connectors.kafka.wire import Headers, stored_of
 from driftwheel.lane import Lane, LaneSettings
 from driftwheel.lane_runner import Arrival, Closed, Feed, LaneRunner
 from driftwheel.routing import INBOX
-from processors.stage import Stage, is_routed
+from processors.stage import Stage, has_inbox
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ class StageWorker:
         self._closing: set[asyncio.Task[None]] = set()
         kafka = feed.lanes.kafka
         self._names = {kafka.topic(topic): topic.name for topic in stage.sources}
-        if is_routed(stage):
+        if has_inbox(stage):
             self._names[kafka.inbox(stage.name)] = INBOX
         self.app = make_app(stage, kafka)
         topic = self.app.topic(*self._names, key_serializer="raw", value_serializer="raw", acks=False)

@@ -214,6 +214,11 @@ def is_routed(stage: type[Stage] | Stage) -> bool:
     return stage.by is not None and any(topic.by != stage.by for topic in stage.sources)
 
 
+def has_inbox(stage: type[Stage] | Stage) -> bool:
+    """Whether an engine with partitions may have something to tell a stage's state: moved events, or erasures."""
+    return stage.by is not None
+
+
 def _keep(store: StateStore, key: str, state: KeyState) -> None:
     if state.data or state.memo or state.due:
         store.put(key, state)

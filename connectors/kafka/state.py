@@ -35,6 +35,8 @@ _CHECKPOINT = b"\0checkpoint"
 _DUE = b"\0due"
 """Begins the keys of the timers' index: this, the time as eight bytes, the key. A state's value begins with its time,
 too, so that the entry of the time before is found."""
+_FIRST = b"\1"
+"""What is the table's own begins with a zero."""
 _NEVER = b"\0" * 8
 _FORMAT = "2"
 _STALE_SECONDS = 3 * 86_400
@@ -64,6 +66,11 @@ class Table:
         """A key's text."""
         found = self._db.get(_bytes(key))
         return None if found is None else cast("bytes", found)[len(_NEVER) :].decode()
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Every key of a stage with its text."""
+        for name, found in cast("Iterator[tuple[bytes, bytes]]", self._db.items(from_key=_FIRST)):
+            yield name.decode(), found[len(_NEVER) :].decode()
 
     def timers(self, first: tuple[datetime, str]) -> Iterator[tuple[datetime, str]]:
         """When keys' timers run out, and the keys, in order, from ``first`` on."""

@@ -80,16 +80,16 @@ class Described:
 
 
 def wanted(
-    settings: KafkaSettings, stages: Sequence[str], routed: Sequence[str], raw: Collection[str] = RAW_STAGES
+    settings: KafkaSettings, stages: Sequence[str], told: Sequence[str], raw: Collection[str] = RAW_STAGES
 ) -> tuple[Wanted, ...]:
-    """Every topic that has to be there: the published ones, the quarantine, state of ``stages``, inboxes of ``routed``.
+    """Every topic that has to be there: the published ones, the quarantine, state of ``stages``, inboxes of ``told``.
 
     ``raw``: stages whose sources are raw topics.
     """
     named: list[tuple[str, dict[str, str]]] = [(settings.topic(topic), _published(topic)) for topic in TOPICS]
     both = _deleted(30 * _DAY) | _compacted() | {"cleanup.policy": "compact,delete"}
     named.append((settings.topic(QUARANTINE), both))
-    named += [(settings.inbox(stage), _deleted(_DAY if stage in raw else 7 * _DAY)) for stage in routed]
+    named += [(settings.inbox(stage), _deleted(_DAY if stage in raw else 7 * _DAY)) for stage in told]
     named += [(settings.state_topic(stage), _state()) for stage in stages]
     insync = {"min.insync.replicas": str(settings.min_insync)} if settings.min_insync else {}
     return tuple(

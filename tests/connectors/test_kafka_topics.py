@@ -27,7 +27,7 @@ from connectors.kafka.topics import (
 )
 from driftwheel.topics_command import groups_of, run_apply, show_lag, show_plan, show_topics, topics_of
 from processors import PIPELINE
-from processors.stage import is_routed
+from processors.stage import has_inbox
 from schemas.errors import Refused, Retry
 from schemas.topics import JOBS, OTLP_SPANS, SPANS, TOPICS
 from tests.brokers import Cluster
@@ -100,11 +100,11 @@ def test_state_keeps_deletions_for_a_week() -> None:
     assert state.config["delete.retention.ms"] == str(7 * DAY_MS)
 
 
-def test_inboxes_of_the_pipeline_are_those_of_its_routed_stages() -> None:
+def test_inboxes_of_the_pipeline_are_those_of_its_stages_with_state() -> None:
     settings = KafkaSettings("x:1")
     names = {topic.name for topic in topics_of(settings, PIPELINE)}
-    assert {settings.inbox(stage.name) for stage in PIPELINE if is_routed(stage)} <= names
-    assert not {settings.inbox(stage.name) for stage in PIPELINE if not is_routed(stage)} & names
+    assert {settings.inbox(stage.name) for stage in PIPELINE if has_inbox(stage)} <= names
+    assert not {settings.inbox(stage.name) for stage in PIPELINE if not has_inbox(stage)} & names
     assert {settings.state_topic(stage.name) for stage in PIPELINE} <= names
     kept = {topic.name: topic.config.get("retention.ms") for topic in topics_of(settings, PIPELINE)}
     assert kept[settings.inbox("redact")] == str(DAY_MS)
@@ -352,7 +352,7 @@ def test_every_stage_has_its_group_with_its_inbox() -> None:
     settings = KafkaSettings("x:1", prefix="p.")
     for stage in PIPELINE:
         reads = groups_of(settings, [stage])[f"p.driftwheel.{stage.name}"]
-        assert (settings.inbox(stage.name) in reads) == is_routed(stage)
+        assert (settings.inbox(stage.name) in reads) == has_inbox(stage)
         assert {settings.topic(topic) for topic in stage.sources} <= set(reads)
 
 

@@ -17,7 +17,7 @@ from connectors.kafka.wire import Plain, stored_of
 from connectors.log import Stored
 from driftwheel.lane import LaneSettings, OnBatch, Seal
 from driftwheel.worker import Worker, WorkerSettings
-from processors.stage import Stage, is_routed
+from processors.stage import Stage, has_inbox
 from schemas import codec
 from schemas.events import Record
 from schemas.topics import TOPICS, Topic
@@ -29,7 +29,7 @@ def make_topics(settings: KafkaSettings, stages: Sequence[Stage | type[Stage]]) 
     names = {settings.topic(topic): {} for topic in TOPICS} | {settings.topic("flywheel.quarantine"): {}}
     for stage in stages:
         names[settings.state_topic(stage.name)] = {"cleanup.policy": "compact"}
-        if is_routed(stage):
+        if has_inbox(stage):
             names[settings.inbox(stage.name)] = {}
     admin = AdminClient(client_options(settings))
     made = admin.create_topics([
