@@ -35,7 +35,9 @@ from presidio_analyzer.predefined_recognizers import (
 from processors.redact.blocks import blocks
 from processors.redact.keys import type_of, words_of
 from processors.redact.models import loaded, one_thread
+from processors.redact.papers import PAPERS
 from processors.redact.phones import FastPhoneRecognizer
+from processors.redact.places import PLACES
 from processors.redact.policy import Custom, Policy, base_policy
 from processors.redact.rules import RULES, SECRETS, Rule
 from processors.redact.settings import RedactSettings
@@ -129,7 +131,13 @@ class Detector:
     def __init__(self, settings: RedactSettings, policy: Policy | None = None) -> None:
         self._settings, self._policy = settings, policy or base_policy(settings)
         self._entities = frozenset(self._policy.entities)
-        self._rules = [*SECRETS, *RULES, *(_rule_of(one) for one in self._policy.custom if one.pattern)]
+        self._rules = [
+            *SECRETS,
+            *RULES,
+            *PAPERS,
+            *PLACES,
+            *(_rule_of(one) for one in self._policy.custom if one.pattern),
+        ]
         self._keys = {"".join(words_of(key)): one.entity for one in self._policy.custom for key in one.keys}
         self._engine = LeanEngine(
             models=[{"lang_code": language, "model_name": model} for language, model in self._policy.models],
@@ -282,7 +290,7 @@ def _rule_of(custom: Custom) -> Rule:
 
 def _policy_digest(settings: RedactSettings, policy: Policy) -> bytes:
     parts = (policy, spacy.about.__version__)
-    rules = [(rule.entity, rule.pattern.pattern, rule.score) for rule in (*SECRETS, *RULES)]
+    rules = [(rule.entity, rule.pattern.pattern, rule.score) for rule in (*SECRETS, *RULES, *PAPERS, *PLACES)]
     return hashlib.blake2b(repr((parts, rules)).encode(), key=settings.key[:64], digest_size=32).digest()
 
 
@@ -339,6 +347,8 @@ def _begins(entity: Any) -> bool:
 
 def _is_name(text: str, label: str) -> bool:
     if len(text) < 2 or not any(c.isalpha() for c in text) or any(c in "<>_{}[]=@#" for c in text):
+        return False
+    if "://" in text or " -" in text:
         return False
     if label != "PERSON":
         return not text.islower() and not _ACRONYM.fullmatch(text)

@@ -26,7 +26,8 @@ _BY_TYPE = {
     "ACCOUNT": "account accountid accountnumber accountno card cardnumber cardno cardlast4 last4 lastfour "
     "cardlastfour iban paymentid paymentmethodid orderid ordernumber reservationid reservationnumber bookingid "
     "policynumber policyno policyid membershipnumber memberid customerid employeeid loyaltynumber frequentflyer",
-    "USERNAME": "userid username login loginname screenname handle nickname",
+    "USERNAME": "userid username login loginname screenname handle nickname user uid",
+    "LOCATION": "city town hometown birthplace placeofbirth latitude longitude lat lng",
 }  # fmt: skip
 _TYPES = {key: entity for entity, keys in _BY_TYPE.items() for key in keys.split()}
 _NAMEY = re.compile(
@@ -36,7 +37,7 @@ _ANYONE = {"customer", "passenger", "contact", "recipient", "author", "owner", "
 _PEOPLE = _ANYONE | {"user", "client", "patient", "employee", "guest", "person", "member", "holder", "sender", "caller"}
 _VAGUE = {
     "card", "account", "address", "addresses", "token", "license", "pin", "mail", "mobile", "cell", "handle", "secret",
-    "cookie", "last4",
+    "cookie", "last4", "user", "uid", "latitude", "longitude", "lat", "lng",
 }  # fmt: skip
 _CODE = re.compile(r"\S+")
 
@@ -77,4 +78,11 @@ def _fits(name: str, value: str) -> bool:
         return value.lower() not in {"true", "false", "none", "null", "yes", "no"}
     if name in {"token", "secret", "cookie"}:
         return len(value) >= 8 and _CODE.fullmatch(value) is not None
+    if name in {"user", "uid"}:
+        return _mixed(value)
     return any(c.isdigit() for c in value)
+
+
+def _mixed(value: str) -> bool:
+    """One word with letters and digits, as names of accounts are."""
+    return _CODE.fullmatch(value) is not None and any(map(str.isdigit, value)) and any(map(str.isalpha, value))

@@ -57,6 +57,11 @@ def _ssn(text: str) -> bool:
     return area not in {"000", "666"} and area < "900" and group != "00" and serial != "0000"
 
 
+def _no_release(text: str) -> bool:
+    """A package with its version (``typescript@5.4.2``) is no mail address; one at an IP address is."""
+    return regex.search(r"@\d+\.\d+(?:\.\d+)?$", text) is None
+
+
 def _phone_count(text: str) -> bool:
     return 7 <= sum(c.isdigit() for c in text) <= 15
 
@@ -121,7 +126,7 @@ SECRETS = (_rule("SECRET", r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----E
 """Rules that run over whole texts, since their matches are longer than a piece."""
 
 RULES: tuple[Rule, ...] = (
-    _rule("EMAIL_ADDRESS", r"[\w.+'\-]+(?:@|%40|\uff20)[\w\-]+(?:\.[\w\-]+)+", 0.95, needs=_AT),
+    _rule("EMAIL_ADDRESS", r"[\w.+'\-]+(?:@|%40|\uff20)[\w\-]+(?:\.[\w\-]+)+", 0.95, needs=_AT, valid=_no_release),
     _rule("EMAIL_ADDRESS", r"[^\s@<>\"'(),;:]+(?:@|%40)[^\s@<>\"'(),;:/]+\.\w{2,}", 0.9, needs=_AT),
     _rule(
         "EMAIL_ADDRESS",
@@ -240,7 +245,29 @@ RULES: tuple[Rule, ...] = (
     _rule("ADDRESS", rf"\b(?:{_STATES}),? \d{{5}}(?:-\d{{4}})?\b", 0.7, cased=True, digits=True),
     _rule("ADDRESS", r"(?<=\b[A-Z][a-z]+, )\d{5}(?:-\d{4})?\b", 0.6, cased=True, digits=True),
     _rule("ADDRESS", r"\b[A-Z]{1,2}\d[A-Z\d]? \d[A-Z]{2}\b", 0.7, cased=True, digits=True),
-    _rule("ADDRESS", r"(?<=\b(?:zip|post|postal)(?: ?code)?\W{1,3}(?:is )?)\d{4,6}(?:-\d{4})?\b", 0.7, digits=True),
+    _rule(
+        "ADDRESS",
+        r"(?<=\b(?:zip|post|postal)(?: ?code)?\W{1,3}(?:is )?)\d{3,6}(?:-\d{3,4}| \d{2,3}| (?-i:[A-Z]{2}))?\b",
+        0.7,
+        digits=True,
+        needs="zip|post",
+    ),
+    _rule(
+        "ORGANIZATION",
+        rf"\b{_NAME}(?:,? (?:{_NAME}|&|and|of)){{0,5}},? "
+        r"(?:Inc|Ltd|LLC|LLP|GmbH|Corp|PLC|Pty|S\.A|B\.V|N\.V|S\.r\.l|AG|KG|Oy|AB)\b\.?",
+        0.7,
+        cased=True,
+        needs="inc|ltd|llc|llp|gmbh|corp|plc|pty|s.a|b.v|n.v|s.r.l|ag|kg|oy|ab",
+    ),
+    _rule(
+        "ORGANIZATION",
+        r"(?<=\b(?:[Ww]ork(?:s|ed|ing)? (?:at|for)|[Ee]mployed (?:at|by)|[Ee]mployer(?: is|:)) )"
+        rf"{_NAME}(?: (?:{_NAME}|&)){{0,4}}",
+        0.6,
+        cased=True,
+        needs="work|employ",
+    ),
     _rule(
         "DATE_OF_BIRTH",
         rf"(?<=\b(?:dob|d\.o\.b\.|born|birth ?day|birth ?date|date of birth)[^\d\n]{{1,20}}){_DATE}\b",
@@ -270,6 +297,22 @@ RULES: tuple[Rule, ...] = (
         cased=True,
     ),
     _rule("PERSON", rf"(?<=\"){_NAME}, {_NAME}(?=\" ?<)", 0.9, cased=True),
+    _rule(
+        "PERSON",
+        rf"(?:^|[.!?] )(?:[Tt]hanks|[Tt]hank you|(?:[Bb]est |[Kk]ind )?[Rr]egards|[Cc]heers|[Ss]incerely),? "
+        rf"\K(?!(?i:team|all|every\w+|guys|again|folks|support|yes|no|ok|so|for|but|and|in|i)\b)"
+        rf"{_NAME}(?: {_NAME})?[.!]?$",
+        0.6,
+        cased=True,
+    ),
+    _rule(
+        "PERSON",
+        rf"\b(?i:(?:passenger|customer|guest|contact|recipient|patient|client|employee|card_?holder|full_?name|name)=)"
+        rf"\K{_NAME}(?: {_NAME}){{1,2}}(?=[;,&|\n]|$)",
+        0.7,
+        cased=True,
+        needs="=",
+    ),
     _rule("PERSON", rf"\b{_NAME}(?: {_NAME})? (?:bin|bint|ibn|ben) {_NAME}(?: {_NAME})?", 0.9, cased=True),
     _rule("PERSON", rf"{_NAME}(?: al-{_NAME})(?: (?:bin|bint|ibn) {_NAME})*", 0.9, cased=True),
     _rule(

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 ENTITIES = (
     "PERSON", "LOCATION", "ORGANIZATION", "ADDRESS", "DATE_OF_BIRTH", "EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD",
-    "IBAN_CODE", "US_SSN", "IP_ADDRESS", "CRYPTO", "GOV_ID", "ACCOUNT", "USERNAME", "AGE", "SECRET", "ENCODED",
+    "IBAN_CODE", "US_SSN", "IP_ADDRESS", "MAC_ADDRESS", "CRYPTO", "GOV_ID", "ACCOUNT", "USERNAME", "AGE", "SECRET",
+    "ENCODED",
 )  # fmt: skip
 """What is masked by default."""
 OPTIONAL = ("NRP",)
