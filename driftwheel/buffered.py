@@ -37,8 +37,9 @@ class BufferedState:
             self._changed[key] = (text, state.due)
 
     def delete(self, key: str) -> None:
-        """See StateStore."""
-        self._changed[key] = None
+        """See StateStore. What was read and not there is not deleted."""
+        if key in self._changed or self._read.get(key, "") is not None:
+            self._changed[key] = None
 
     def due(self, now: datetime) -> list[str]:
         """See StateStore."""
