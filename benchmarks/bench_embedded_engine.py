@@ -37,6 +37,7 @@ class Copy(Stage):
     sources = (ALARMS,)
     emits = (LEDGER,)
     memo_size = 0
+    by = None
 
     def step(self, event: Event, state: KeyState) -> Iterable[Record]:
         """One record in, one out."""

@@ -37,8 +37,9 @@ class BufferedState:
             self._changed[key] = (text, state.due)
 
     def delete(self, key: str) -> None:
-        """See StateStore."""
-        self._changed[key] = None
+        """See StateStore. What was read and not there is not deleted."""
+        if key in self._changed or self._read.get(key, "") is not None:
+            self._changed[key] = None
 
     def texts(self, stored: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         """Every key and text as it is now. ``stored``: all that the store holds; it may be put meanwhile."""

@@ -6,10 +6,11 @@ from processors.assemble import Assemble
 from processors.attribute import Attribute
 from processors.curate import Curate
 from processors.detect_drift import DetectDrift
+from processors.learn import Learn
 from processors.plan import Plan
 from processors.redact import Redact
 from processors.score import ScoreTurns
 from processors.stage import Stage
 
-PIPELINE: tuple[type[Stage], ...] = (Redact, Assemble, ScoreTurns, Attribute, DetectDrift, Curate, Plan)
+PIPELINE: tuple[type[Stage], ...] = (Redact, Assemble, ScoreTurns, Attribute, DetectDrift, Curate, Learn, Plan)
 """The stages, in the order of the flow."""

@@ -3,7 +3,8 @@
 A turn settles when its reaction is seen: a turn after it, a decisive explicit signal that names it, or
 silence long enough to close the session. Evidence that comes later and changes the verdict gives a new
 revision. Signals that name no turn belong to the last turn that began before them; they wait for that to be
-known. A signal for a turn that never comes is kept until the session is forgotten.
+known. A signal for a turn that never comes is kept until the session is forgotten. Where a person said how a
+turn went, the end of its session gives a last revision, with all that was seen besides.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ class Attribute(Stage):
             judgement = judge(turn, found, self._settings.rules)
             told = any(e.decisive and (e.turn_id or e.trace_id) for e in found)
             settled = turn["revision"] >= 0
-            news = _differs(turn, judgement) if settled else told or data["closed"] or not last
+            grown = data["closed"] and judgement.basis == "said" and len(judgement.evidence) > turn.get("heard", 0)
+            news = grown or _differs(turn, judgement) if settled else told or data["closed"] or not last
             value = _session_value(data, news and judgement.verdict == "failure", last)
             if news or value is not None:
                 yield _outcome(turn, judgement, value)
@@ -126,7 +128,7 @@ def _opened(state: KeyState) -> dict[str, Any]:
 
 
 def _keep_score(data: dict[str, Any], score: Score, limit: int) -> None:
-    known = data["turns"].get(score.turn_id, {"revision": -1, "verdict": "", "expected": ""})
+    known = data["turns"].get(score.turn_id, {"revision": -1, "verdict": "", "expected": "", "heard": 0})
     data["turns"][score.turn_id] = {
         "turn_id": score.turn_id, "trace_id": score.trace_id, "session_id": score.session_id,
         "tenant": score.tenant, "agent": score.agent, "subject_hash": score.subject_hash,
@@ -134,7 +136,8 @@ def _keep_score(data: dict[str, Any], score: Score, limit: int) -> None:
         "p_failure": score.p_failure, "uncertainty": score.uncertainty, "features": score.features,
         "retrievals": score.retrievals, "retrieval_score": score.retrieval_score,
         "revision": known["revision"], "verdict": known["verdict"], "expected": known["expected"],
-    }  # fmt: skip
+        "heard": known.get("heard", 0),
+    } | ({"forces": score.forces} if score.forces else {})  # fmt: skip
     settled = [t for t in data["turns"].values() if t["revision"] >= 0 or t["turn_id"] != score.turn_id]
     for turn in sorted(settled, key=lambda t: t["start"])[: max(len(data["turns"]) - limit, 0)]:
         del data["turns"][turn["turn_id"]]
@@ -182,7 +185,7 @@ def _session_value(data: dict[str, Any], failed: bool, last: bool) -> int | None
 
 def _outcome(turn: dict[str, Any], judgement: Judgement, session_value: int | None) -> Outcome:
     turn["revision"] += 1
-    turn["verdict"], turn["expected"] = judgement.verdict, judgement.expected
+    turn["verdict"], turn["expected"], turn["heard"] = judgement.verdict, judgement.expected, len(judgement.evidence)
     return Outcome(
         event_id=identity("outcome", turn["tenant"], turn["turn_id"], str(turn["revision"])),
         tenant=turn["tenant"],
@@ -203,4 +206,6 @@ def _outcome(turn: dict[str, Any], judgement: Judgement, session_value: int | No
         evidence=judgement.evidence,
         expected=judgement.expected,
         session_value=session_value,
+        basis=judgement.basis,
+        features=turn["features"] if judgement.basis == "said" else {},
     )

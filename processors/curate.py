@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from processors.bounds import shorten
+from processors.evidence import signals_of
+from processors.features import features_of
 from processors.moments import micros, seconds
 from processors.reactions import is_closing
 from processors.stage import Event, Stage
@@ -209,5 +211,7 @@ def _sample(turn: Turn, outcome: Outcome, reason: str, propensity: float) -> Sam
             "uncertainty": outcome.uncertainty,
             "verdict": outcome.verdict,
             "cause": outcome.cause,
+            "features": features_of(turn),
+            "signals": signals_of(outcome),
         }
     )

@@ -7,12 +7,12 @@ of all three is ``unknown``, which is an answer too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from processors.text import normal
-from schemas.events import Cause, Verdict
+from schemas.events import Basis, Cause, Outcome, Verdict
 
 _POLARITY = {
     "correction": -1.0, "rejection": -1.0, "missing_knowledge": -1.0, "rephrase": -1.0, "repeat": -1.0,
@@ -21,6 +21,8 @@ _POLARITY = {
     "copy": 1.0, "accepted": 1.0, "task_complete": 1.0, "proceeded": 1.0,
 }  # fmt: skip
 """What a signal means when its producer gave no value."""
+REACTIONS = "assemble"
+"""The source of signals that our own rules made of what users do."""
 
 
 class Evidence(NamedTuple):
@@ -79,6 +81,7 @@ class Judgement(NamedTuple):
     confidence: float
     evidence: list[str]
     expected: str
+    basis: Basis = ""
 
 
 def newest(found: Iterable[Evidence]) -> list[Evidence]:
@@ -89,9 +92,14 @@ def newest(found: Iterable[Evidence]) -> list[Evidence]:
     return sorted(kept.values(), key=lambda e: (e.time, e.id))
 
 
+def signals_of(outcome: Outcome) -> list[str]:
+    """The names of the signals that an outcome rests on."""
+    return [one.split(":")[1] for one in outcome.evidence if one.startswith("signal:")]
+
+
 def judge(score: dict[str, Any], found: Iterable[Evidence], rules: VerdictRules) -> Judgement:
     """The verdict on a turn, given its score and the signals about it."""
-    signals = newest(found)
+    signals = [_weighed(one, score.get("forces", {})) for one in newest(found)]
     said = [s for s in signals if s.decisive]
     prior = (0.5 - score["p_failure"]) * rules.prior_weight
     force = sum(s.force for s in said) if said else prior + sum(s.force for s in signals)
@@ -105,7 +113,22 @@ def judge(score: dict[str, Any], found: Iterable[Evidence], rules: VerdictRules)
     evidence = [rule] * bool(rule) + [f"signal:{s.name}:{s.id}" for s in signals]
     expected = next((s.text for s in reversed(signals) if s.name == "correction" and s.text), "")
     p_failure = _shifted(score["p_failure"], -rules.steepness * told)
-    return Judgement(verdict, p_failure, cause, confidence, evidence, expected)
+    return Judgement(verdict, p_failure, cause, confidence, evidence, expected, _basis(verdict, said, signals))
+
+
+def _weighed(one: Evidence, forces: Mapping[str, float]) -> Evidence:
+    """A reaction that our rules saw, with the force that was learnt for its name."""
+    learnt = forces.get(one.name) if one.kind == "implicit" and one.source == REACTIONS else None
+    return one if learnt is None else one._replace(value=math.copysign(1.0, learnt), weight=abs(learnt))
+
+
+def _basis(verdict: Verdict, said: Sequence[Evidence], signals: Sequence[Evidence]) -> Basis:
+    """What a verdict rests on."""
+    if verdict == "unknown":
+        return ""
+    if said:
+        return "said" if any(one.name != "evaluation" or one.source == "human" for one in said) else "judged"
+    return "done" if signals else "expected"
 
 
 def _shifted(probability: float, log_odds: float) -> float:

@@ -2,33 +2,31 @@
 
 ``uncertainty`` is one minus the margin between the two most likely answers (from their log-probabilities), or
 what the text and the tools betray. ``p_failure`` is a logistic sum of the features that are present, with
-fixed weights: a feature that is missing says nothing. Every feature is kept with the score.
+fixed weights: a feature that is missing says nothing. Once ``learn`` has seen enough verdicts on an agent's turns it is
+the probability of the agent's newest calibration instead. Every feature is kept with the score, and ``scorer`` names
+what made it: whoever has both gets the same probability.
+
+Calibrations are broadcast: every partition has its own copy. A turn that comes again after a newer calibration gets
+that one's score, under the same id.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
+from processors import calibrating
+from processors.features import features_of
 from processors.stage import Event, Stage
 from processors.state import KeyState
-from processors.text import normal, words
-from schemas.events import Record, Score, Turn, identity
-from schemas.topics import SCORES, TURNS
+from schemas.events import Calibration, Record, Score, Turn, identity
+from schemas.topics import CALIBRATIONS, SCORES, TURNS
 
-_HEDGE = re.compile(
-    r"\b(?:might|may|perhaps|possibly|probably|not (?:entirely |quite )?sure|i (?:think|believe|guess)"
-    r"|it (?:seems|appears)|unable to (?:verify|confirm)|as far as i know"
-    r"|i don'?t have (?:access|information))\b"
-)
-_REFUSAL = re.compile(
-    r"\bi(?:'m| am) (?:sorry|afraid|unable|not able)\b|\bi (?:cannot|can'?t|couldn'?t)"
-    r" (?:help|assist|answer|find|do)"
-    r"|\bnot (?:my area|able to help)\b"
-)
+RULES = "rules-1"
+"""The scorer while nothing was learnt."""
 
 
 def _weights() -> dict[str, float]:
@@ -40,7 +38,7 @@ def _weights() -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class ScoreSettings:
-    """Weights are in log-odds of failure.
+    """Weights are in log-odds of failure; they hold until a calibration does.
 
     ``bias``: a turn that shows nothing. ``weights``: per unit of a feature. ``doubt_at``: the doubt that
     speaks neither way. ``retrieval_at``: the retrieval score (0 to 1) under which documents count as poor.
@@ -53,26 +51,34 @@ class ScoreSettings:
 
 
 class ScoreTurns(Stage):
-    """Turns to scores, one by one, without state."""
+    """Turns to scores, one by one. State: the agent's newest calibration, a copy in every partition."""
 
     name = "score"
-    sources = (TURNS,)
+    sources = (TURNS, CALIBRATIONS)
     emits = (SCORES,)
     linger = 0.5
     memo_size = 0
-    by = None
+    by = "session"
 
     def __init__(self, settings: ScoreSettings | None = None) -> None:
         self._settings = settings or ScoreSettings()
         super().__init__(self._settings)
 
     def step(self, event: Event, state: KeyState) -> Iterable[Record]:
-        """Score one turn."""
-        del state
-        turn = cast("Turn", event.record)
-        features = _features(turn, self._settings)
-        p_failure = _p_failure(features, self._settings)
-        yield Score(
+        """Score one turn, or take a newer calibration."""
+        if isinstance(event.record, Calibration):
+            _take(state.data, event.record)
+        else:
+            yield self._score(cast("Turn", event.record), state.data)
+
+    def _score(self, turn: Turn, known: dict[str, Any]) -> Score:
+        features = features_of(turn, self._settings.retrieval_at)
+        by_rules = rules_p_failure(features, self._settings)
+        model = known.get("model")
+        if model:
+            features = calibrating.with_category(features, turn.category, model)
+        p_failure = calibrating.p_failure(features, model) if model else by_rules
+        return Score(
             event_id=identity("score", turn.tenant, turn.turn_id),
             tenant=turn.tenant,
             agent=turn.agent,
@@ -85,50 +91,37 @@ class ScoreTurns(Stage):
             trace_id=turn.trace_id,
             model_version=turn.model_version,
             category=turn.category,
-            uncertainty=round(features.get("doubt", p_failure), 6),
+            uncertainty=round(features.get("doubt", by_rules), 6),
             p_failure=round(p_failure, 6),
-            scorer="rules-1",
+            scorer=scorer_of(known["number"]) if model else RULES,
             features=features,
             tool_errors=turn.tool_errors,
             retrievals=turn.retrievals,
             retrieval_score=turn.retrieval_score,
+            forces=known.get("forces", {}),
         )
 
 
-def doubt_of(top1: float | None, top2: float | None) -> float | None:
-    """One minus the margin of probability between the best and the second answer; None without the best.
+def scorer_of(number: int) -> str:
+    """The name of an agent's ``number``-th calibration.
 
-    >>> doubt_of(0.0, -20.0) < 0.001 and doubt_of(-0.7, -0.7) == 1.0
-    True
+    >>> scorer_of(7)
+    'calibration-7'
     """
-    if top1 is None or not math.isfinite(top1):
-        return None
-    first = math.exp(min(top1, 0.0))
-    second = math.exp(min(top2, 0.0)) if top2 is not None and math.isfinite(top2) else 0.0
-    return min(max(1.0 - (first - second), 0.0), 1.0)
+    return f"calibration-{number}"
 
 
-def _features(turn: Turn, settings: ScoreSettings) -> dict[str, float]:
-    said = " ".join(turn.output.lower().replace("\u2019", "'").split())
-    spoken = max(len(words(said)), 1)
-    found = {
-        "hedges": min(100.0 * len(_HEDGE.findall(said)) / max(spoken, 20), 5.0),
-        "refusal": float(bool(_REFUSAL.search(said))),
-        "empty": float(not said),
-        "tool_errors": float(min(turn.tool_errors, 5)),
-        "tool_unresolved": float(bool(turn.failed_tool)),
-        "router": float(bool(turn.category) and normal(turn.category) == normal(turn.output)),
-        "error": float(bool(turn.error)),
-    }
-    if turn.retrieval_score is not None and math.isfinite(turn.retrieval_score):
-        found["low_retrieval"] = float(turn.retrieval_score < settings.retrieval_at)
-    doubt = doubt_of(turn.logprob_top1, turn.logprob_top2)
-    if doubt is not None:
-        found["doubt"] = round(doubt, 6)
-    return found
-
-
-def _p_failure(features: dict[str, float], settings: ScoreSettings) -> float:
-    speaking = features | ({"doubt": features["doubt"] - settings.doubt_at} if "doubt" in features else {})
-    total = settings.bias + sum(settings.weights.get(name, 0.0) * value for name, value in speaking.items())
+def rules_p_failure(features: dict[str, float], settings: ScoreSettings) -> float:
+    """The probability by the rules: features that are missing say nothing."""
+    weights = settings.weights
+    total = settings.bias + sum(weights[name] * value for name, value in features.items() if name in weights)
+    if "doubt" in features:
+        total -= weights.get("doubt", 0.0) * settings.doubt_at
     return 1.0 / (1.0 + math.exp(-total))
+
+
+def _take(known: dict[str, Any], calibration: Calibration) -> None:
+    """Keep a calibration unless a newer one is there."""
+    if calibration.number > known.get("number", 0):
+        model = json.loads(calibration.model) if calibration.model else None
+        known.update(number=calibration.number, model=model, forces=calibration.forces)

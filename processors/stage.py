@@ -72,12 +72,13 @@ class Stage(ABC):
     sources: ClassVar[tuple[Topic, ...]]
     emits: ClassVar[tuple[Topic, ...]]
     memo_size: ClassVar[int] = 128
-    """Recent events remembered per key; 0: stateless, the same event always emits the same records."""
+    """Recent events remembered per key; 0: none, an event that comes again changes nothing by itself."""
     memo_emits: ClassVar[bool] = True
     """Whether the memo keeps what was emitted; a stage that does not overrides ``repeat``."""
     by: ClassVar[By | None] = "agent"
     """What shares a state key; None: there is no state. An engine with partitions has the records of one key in one
-    partition: where a source topic is partitioned by something else, it moves the events first."""
+    partition: where a source topic is partitioned by something else, it moves the events first. Of a broadcast topic
+    every partition has every record: its state is one for each partition."""
     linger: ClassVar[float] = 0.25
     """Seconds between the batches of a busy key range at most, where each is a transaction: more where nobody waits for
     the result, and where state is large and is written whole with every batch."""
@@ -177,11 +178,13 @@ class Stage(ABC):
     ) -> Iterable[Record]:
         if event.record is None:
             return event.emits
-        if self.memo_size == 0:
+        if self.by is None:
             return self._guarded(message, event, KeyState())
         state = touched.get(event.key)
         if state is None:
             state = touched[event.key] = store.get(event.key) or KeyState()
+        if self.memo_size == 0:
+            return self._guarded(message, event, state)
         seen = state.memo.get(event.event_id)
         if seen is not None:
             return self.repeat(event, state, seen)
@@ -211,7 +214,7 @@ class Stage(ABC):
 
 def is_routed(stage: type[Stage] | Stage) -> bool:
     """Whether a stage's events have to move to the partition of their state key."""
-    return stage.by is not None and any(topic.by != stage.by for topic in stage.sources)
+    return stage.by is not None and any(topic.by != stage.by for topic in stage.sources if not topic.broadcast)
 
 
 def has_inbox(stage: type[Stage] | Stage) -> bool:

@@ -18,7 +18,7 @@ _KEPT = (
     "model_version", "tool_name", "category", "input_tokens", "output_tokens", "consent_train",
     "consent_evaluate", "subject_hash", "agent",
 )  # fmt: skip
-_SELDOM = ("cost", "prompt_name", "prompt_version", "called_tools")
+_SELDOM = ("cost", "prompt_name", "prompt_version", "called_tools", "estimates")
 """Kept where they say something."""
 _NODE_BYTES = 450
 _NUMBERS = ("logprob_top1", "logprob_top2", "retrieval_score")
@@ -27,7 +27,7 @@ _NUMBERS = ("logprob_top1", "logprob_top2", "retrieval_score")
 def node_of(span: Span) -> Node:
     """What state keeps of a span."""
     node: Node = {name: getattr(span, name) for name in _KEPT}
-    node |= {name: value for name in _SELDOM if (value := getattr(span, name)) not in (None, "", [])}
+    node |= {name: value for name in _SELDOM if (value := getattr(span, name)) not in (None, "", [], {})}
     for name in _NUMBERS:
         value = getattr(span, name)
         node[name] = value if value is not None and math.isfinite(value) else None
@@ -157,6 +157,7 @@ def turn_of(root: Node, spans: list[Node], index: int, tenant: str) -> Turn | No
         error=root["status_message"] if root["status"] == "error" else "",
         **_prompt(voices),
         **_logprobs(voices),
+        estimates=next((n["estimates"] for n in voices if n.get("estimates")), {}),
         **_counts(root, spans, _lowest(models)),
         **_tools(spans, models),
     )

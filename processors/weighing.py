@@ -3,9 +3,7 @@
 Logistic regression online: the log-odds of failure are a bias and a coefficient for every signal that a turn has. It
 starts from the weights that the rules have, and is drawn back to them, so that a signal that nobody ever judged keeps
 its own. Who rates is not a random sample (failures are rated several times as often), which would make every signal
-look worse than it is: each verdict counts by the inverse of its chance of being given. That chance is estimated, apart
-for failures and successes, on the turns of a random audit, whose verdict is known whether or not their user rated them
-(Horvitz and Thompson 1952). Until the audit has told enough, every rating counts the same, and little.
+look worse than it is: what each verdict counts is ``processors.auditing``'s to say.
 
 State is JSON with a version; the same verdicts in the same order give the same state on every machine.
 """
@@ -48,36 +46,24 @@ FORCES = {
 
 @dataclass(frozen=True, slots=True)
 class WeighingRules:
-    """``rate``: step of learning. ``pull``: share of the way back to the start with each verdict.
-
-    ``cap``: the most that one verdict counts, in verdicts of an even sample. ``audit``: the share of turns that is
-    audited. ``audited_at``: audited turns of a kind from which its chance of being rated is believed.
-    """
+    """``rate``: step of learning. ``pull``: share of the way back to the start with each verdict."""
 
     rate: float = 0.05
     pull: float = 0.0002
-    cap: float = 3.0
-    audit: float = 0.02
-    audited_at: int = 20
 
 
 @dataclass(slots=True)
 class Weights:
-    """The state. ``beta``: log-odds of failure by signal; ``audited``, ``rated``: the audit's [successes, failures]."""
+    """The state. ``beta``: log-odds of failure by signal."""
 
     bias: float = -1.0
     beta: dict[str, float] = field(default_factory=dict[str, float])
-    audited: list[int] = field(default_factory=lambda: [0, 0])
-    rated: list[int] = field(default_factory=lambda: [0, 0])
     verdicts: int = 0
 
-    def learn(self, signals: Iterable[str], failed: bool, *, rated: bool, audited: bool, rules: WeighingRules) -> None:
-        """A verdict on a turn with these signals: by its user (``rated``), by the random audit, or by both."""
-        if audited:
-            self.audited[failed] += 1
-            self.rated[failed] += rated
+    def learn(self, signals: Iterable[str], failed: bool, counts: float, rules: WeighingRules) -> None:
+        """A verdict on a turn with these signals, which counts so much."""
         names = sorted({name for name in signals if name in FORCES})
-        step = rules.rate * self._counts(failed, rules) * (self.p_failure(names) - failed)
+        step = rules.rate * counts * (self.p_failure(names) - failed)
         self.bias -= step
         for name in names:
             self.beta[name] = self._beta(name) - step
@@ -85,19 +71,6 @@ class Weights:
             self.beta[name] = round(value + rules.pull * (_start(name) - value), 9)
         self.bias = round(self.bias, 9)
         self.verdicts += 1
-
-    def _counts(self, failed: bool, rules: WeighingRules) -> float:
-        """How much a verdict counts: the inverse of its chance, for the whole of which an even sample's is 1."""
-        if min(self.audited) < rules.audited_at:
-            return 0.3
-        chances = [self._chance(kind, rules) for kind in (False, True)]
-        even = sum(self.audited) / sum(count / chance for count, chance in zip(self.audited, chances, strict=True))
-        return min(even / chances[failed], rules.cap)
-
-    def _chance(self, failed: bool, rules: WeighingRules) -> float:
-        """That a turn of this kind gets a verdict at all: from its user, by a smoothed share, or from the audit."""
-        by_user = (self.rated[failed] + 0.5) / (self.audited[failed] + 1.0)
-        return 1.0 - (1.0 - by_user) * (1.0 - rules.audit)
 
     def p_failure(self, signals: Iterable[str]) -> float:
         """The probability that a turn with these signals failed."""
@@ -108,22 +81,23 @@ class Weights:
         """What a signal is worth now, from -1 (failure) to 1; 0 for one that is not known."""
         return round(max(min(-self._beta(name) / STEEPNESS, 1.0), -1.0), 4) if name in FORCES else 0.0
 
+    def forces(self) -> dict[str, float]:
+        """What every signal is worth that anybody judged."""
+        return {name: self.force(name) for name in sorted(self.beta)}
+
     def _beta(self, name: str) -> float:
         return self.beta.get(name, _start(name))
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""
-        return {
-            "v": VERSION, "bias": self.bias, "beta": dict(sorted(self.beta.items())), "audited": self.audited,
-            "rated": self.rated, "verdicts": self.verdicts,
-        }  # fmt: skip
+        return {"v": VERSION, "bias": self.bias, "beta": dict(sorted(self.beta.items())), "verdicts": self.verdicts}
 
     @classmethod
     def load(cls, body: Mapping[str, Any]) -> Weights:
         """From what ``dump`` gave. Raises ValueError for a version that is not known."""
         if body.get("v") != VERSION:
             raise ValueError(f"weights of version {body.get('v')}; this release reads version {VERSION}")
-        return cls(body["bias"], dict(body["beta"]), [*body["audited"]], [*body["rated"]], body["verdicts"])
+        return cls(body["bias"], dict(body["beta"]), body["verdicts"])
 
 
 def _start(name: str) -> float:

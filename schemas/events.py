@@ -29,6 +29,7 @@ Time = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 
 Verdict = Literal["success", "failure", "unknown"]
 Cause = Literal["retrieval", "generation", "routing", "rephrasal", "knowledge_gap", "tool", "unknown"]
+Basis = Literal["said", "judged", "done", "expected", ""]
 SpanKind = Literal["agent", "llm", "tool", "retrieval", "chain", "other", "evaluator"]
 SignalKind = Literal["explicit", "implicit"]
 JobState = Literal["queued", "running", "evaluating", "passed", "refused", "failed"]
@@ -105,7 +106,8 @@ class Span(Clean):
     ``tools`` are the names of those that a model could call, ``called_tools`` of those it asked for, in its
     answer or else since the user's message. ``cost`` is in US
     dollars, None when nobody said it. ``document_ids`` and ``document_scores`` are as long as each other: what a
-    retrieval found, in its order; an id is '' and a score None where the source has none.
+    retrieval found, in its order; an id is '' and a score None where the source has none. ``estimates``: how sure its
+    model was, by the names of ``processors.redact.estimates``, where the trace shows it.
     """
 
     session_id: str
@@ -143,6 +145,7 @@ class Span(Clean):
     retrieval_score: float | None = None
     retrieval_documents: int = 0
     attributes: dict[str, str] = Field(default_factory=dict)
+    estimates: dict[str, float] = Field(default_factory=dict)
 
 
 class Signal(Clean):
@@ -173,7 +176,7 @@ class Turn(Clean):
     """One user message, everything the agent did about it, and its answer. ``event_time`` is its start.
 
     ``called_tools`` are the tools that have spans, or else those that its model asked for; ``tool_calls`` counts them.
-    ``cost`` adds up what its spans say, in US dollars; None when none says it.
+    ``cost`` adds up what its spans say, in US dollars; None when none says it. ``estimates``: see Span.
     """
 
     session_id: str
@@ -200,10 +203,15 @@ class Turn(Clean):
     logprob_top1: float | None = None
     logprob_top2: float | None = None
     error: str = ""
+    estimates: dict[str, float] = Field(default_factory=dict)
 
 
 class Score(Record):
-    """How sure the agent could be of a turn: ``uncertainty`` and ``p_failure`` in [0, 1], and what they rest on."""
+    """How sure the agent could be of a turn: ``uncertainty`` and ``p_failure`` in [0, 1], and what they rest on.
+
+    ``scorer`` names what made ``p_failure`` of ``features``: the rules, or a calibration. ``forces``: what implicit
+    signals are worth for this agent, -1 (failure) to 1, as far as it was learnt.
+    """
 
     session_id: str
     turn_id: str
@@ -219,13 +227,16 @@ class Score(Record):
     tool_errors: int = 0
     retrievals: int = 0
     retrieval_score: float | None = None
+    forces: dict[str, float] = Field(default_factory=dict)
 
 
 class Outcome(Record):
     """The settled verdict on a turn with its first cause and the evidence for both.
 
-    ``session_value`` is set on exactly one outcome of a session: 1 with its first failure, 0 when it closed
-    without any; that is the value drift detectors take, since turns of one session are not independent.
+    ``session_value`` is set on exactly one outcome of a session: 1 with its first failure, 0 when it closed without
+    any; that is the value drift detectors take, since turns of one session are not independent. ``basis``: what the
+    verdict rests on: what a person said, what an evaluator judged, what was done, or what the score expects; '' when it
+    is unknown. ``features`` are the score's, where a person said it.
     """
 
     session_id: str
@@ -242,6 +253,8 @@ class Outcome(Record):
     evidence: list[str] = Field(default_factory=list)
     expected: str = ""
     session_value: int | None = None
+    basis: Basis = ""
+    features: dict[str, float] = Field(default_factory=dict)
 
 
 class Alarm(Record):
@@ -265,7 +278,10 @@ class Alarm(Record):
 
 
 class Sample(Clean):
-    """A turn chosen for learning, with the reason and the probability with which it was chosen."""
+    """A turn chosen for learning, with the reason and the probability with which it was chosen.
+
+    ``features``: its score's; ``signals``: the names of the signals about it, so far.
+    """
 
     session_id: str
     turn_id: str
@@ -279,6 +295,8 @@ class Sample(Clean):
     verdict: Verdict
     cause: Cause = "unknown"
     cluster: str = ""
+    features: dict[str, float] = Field(default_factory=dict)
+    signals: list[str] = Field(default_factory=list)
 
 
 class Label(Clean):
@@ -290,6 +308,23 @@ class Label(Clean):
     rater: str
     rubric_version: str = "1"
     received_time: Time = EPOCH
+
+
+class Calibration(Record):
+    """What was learnt of an agent from verdicts that somebody gave: the ``number``-th of its calibrations.
+
+    ``lessons``: how many verdicts it rests on, of which ``audited`` came from the random audit. ``model``: JSON of
+    ``processors.calibrating``, from a turn's features to its probability of failure; '' while too little is known, and
+    the rules hold. ``forces``: what implicit signals are worth, -1 (failure) to 1. ``metrics``: how well failures were
+    foretold, each verdict before it was learnt from: ``name`` for all turns, ``name:cohort`` for a cohort.
+    """
+
+    number: int
+    lessons: int
+    audited: int
+    model: str = ""
+    forces: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
 
 
 class Trigger(Record):
@@ -412,7 +447,7 @@ class LedgerEntry(Record):
 
 
 RECORDS: tuple[type[Record], ...] = (
-    RawSignal, Span, Signal, Turn, Score, Outcome, Alarm, Sample, Label, Trigger, DatasetVersion, Job, Evaluation,
-    Deployment, Erasure, DeadLetter, LedgerEntry,
+    RawSignal, Span, Signal, Turn, Score, Outcome, Alarm, Sample, Label, Calibration, Trigger, DatasetVersion, Job,
+    Evaluation, Deployment, Erasure, DeadLetter, LedgerEntry,
 )  # fmt: skip
 """Every record, in the order of the flow."""

@@ -35,7 +35,8 @@ class Topic:
 
     ``compacted`` topics keep the newest record of every ``identity`` for ever; the others drop what is older
     than ``retention``. ``raw`` topics hold what has not been redacted and have one reader. ``by``: what shares a
-    partition, by the record's ``key``; raw topics by what their producers choose.
+    partition, by the record's ``key``; raw topics by what their producers choose. ``broadcast``: a copy of every record
+    goes to every partition, so that whoever works on one partition of another topic has them all.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Topic:
     raw: bool = False
     by: By = "agent"
     carries: str = ""
+    broadcast: bool = False
 
 
 _DAY = timedelta(days=1)
@@ -67,6 +69,7 @@ OUTCOMES = Topic("agent.outcomes", events.Outcome, _session, by="session")
 ALARMS = Topic("flywheel.alarms", events.Alarm, _cohort, retention=30 * _DAY, by="cohort")
 SAMPLES = Topic("flywheel.samples", events.Sample, _agent, retention=30 * _DAY)
 LABELS = Topic("flywheel.labels", events.Label, _agent, compacted=True)
+CALIBRATIONS = Topic("flywheel.calibrations", events.Calibration, _agent, retention=90 * _DAY, broadcast=True)
 TRIGGERS = Topic("flywheel.triggers", events.Trigger, _agent, compacted=True)
 DATASETS = Topic("flywheel.datasets", events.DatasetVersion, _agent, compacted=True)
 JOBS = Topic("flywheel.jobs", events.Job, _agent, compacted=True, identity=_attribute("job_id"))
@@ -77,8 +80,8 @@ DEAD_LETTERS = Topic("flywheel.deadletters", events.DeadLetter, _agent, retentio
 LEDGER = Topic("flywheel.ledger", events.LedgerEntry, _agent, retention=30 * _DAY)
 
 TOPICS: tuple[Topic, ...] = (
-    OTLP_SPANS, OTLP_LOGS, SIGNALS_RAW, SPANS, SIGNALS, TURNS, SCORES, OUTCOMES, ALARMS, SAMPLES, LABELS, TRIGGERS,
-    DATASETS, JOBS, EVALUATIONS, DEPLOYMENTS, ERASURES, DEAD_LETTERS, LEDGER,
+    OTLP_SPANS, OTLP_LOGS, SIGNALS_RAW, SPANS, SIGNALS, TURNS, SCORES, OUTCOMES, ALARMS, SAMPLES, LABELS, CALIBRATIONS,
+    TRIGGERS, DATASETS, JOBS, EVALUATIONS, DEPLOYMENTS, ERASURES, DEAD_LETTERS, LEDGER,
 )  # fmt: skip
 """Every topic, in the order of the flow."""
 

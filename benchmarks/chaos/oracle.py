@@ -8,11 +8,11 @@ was read first) must not change the verdicts that are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 from processors.assemble import Assemble, AssembleSettings
 from processors.attribute import Attribute, AttributeSettings
@@ -47,8 +47,10 @@ class Oracle:
         limit = timedelta(seconds=self.assembly.gap - 5.0)
         return all(after - before < limit for before, after in pairwise(times))
 
-    def session(self, spans: Sequence[Span], ratings: Sequence[Signal]) -> Expected:
-        """What comes of a session."""
+    def session(
+        self, spans: Sequence[Span], ratings: Sequence[Signal], learnt: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Expected:
+        """What comes of a session. ``learnt``: by turn, what its score has from a calibration, whichever came first."""
         expected = Expected()
         evidence: list[tuple[datetime, Record]] = [(rating.received_time, rating) for rating in ratings]
         score = ScoreTurns()
@@ -56,7 +58,8 @@ class Oracle:
             if isinstance(record, Turn):
                 expected.turns[record.turn_id] = record
                 if record.turn_id not in self.refused:
-                    for made in score.step(_event(record), KeyState()):
+                    for scored in score.step(_event(record), KeyState()):
+                        made = scored.model_copy(update=dict((learnt or {}).get(record.turn_id, {})))
                         expected.scores[record.turn_id] = cast("Score", made)
                         evidence.append((time, made))
             else:

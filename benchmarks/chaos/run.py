@@ -108,6 +108,7 @@ class Run:
             "stages.redact": {"max_text": TOO_LONG, "hold": 30.0},
             "stages.assemble": self._stages()["assemble"],
             "stages.attribute": self._stages()["attribute"],
+            "stages.learn": {"settle": 20.0, "every": 20, "pause": 10.0, "forces_at": 10},
         }
 
     def _stages(self) -> dict[str, dict[str, object]]:

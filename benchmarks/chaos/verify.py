@@ -26,10 +26,12 @@ from connectors.kafka.settings import KafkaSettings
 from processors import PIPELINE
 from processors.assemble import AssembleSettings
 from processors.attribute import AttributeSettings
+from processors.calibrating import p_failure
 from processors.detect_drift import DetectDrift
+from processors.score import RULES, ScoreSettings, rules_p_failure, scorer_of
 from processors.stage import Event
 from processors.state import KeyState
-from schemas.events import Deployment, Outcome, Record, Signal, Span, Turn
+from schemas.events import Calibration, Deployment, Outcome, Record, Signal, Span, Turn
 
 SHOWN = 5
 """So many ids of a difference are written down."""
@@ -186,13 +188,13 @@ def check_sessions(case: Case) -> None:
         "SELECT session_id, event_id FROM signals_current WHERE kind = 'implicit'"
     ).rows:
         implicit[session].add(event_id)
-    stored = _stored(case)
+    stored, learnt = _stored(case), check_scores(case)
     skipped = 0
     for session, some in spans.items():
         if not oracle.judgeable(some):
             skipped += 1
             continue
-        expected = oracle.session(some, ratings[session])
+        expected = oracle.session(some, ratings[session], learnt)
         case.findings.note("implicit signals that differ", set(expected.signals) ^ implicit[session])
         for turn in expected.turns.values():
             _compare(case, "turns that differ", turn.turn_id, _TURN, turn, stored["turns"])
@@ -204,8 +206,43 @@ def check_sessions(case: Case) -> None:
     case.findings.facts["implicit signals"] = sum(map(len, implicit.values()))
 
 
+def check_scores(case: Case) -> dict[str, dict[str, Any]]:
+    """Which calibration a turn met depends on chance; so a score is held to the one that it names.
+
+    Returns what each turn's score has from it. Calibrations are on every partition, once.
+    """
+    partitions, copies = case.topics.settings.partitions, Counter[str]()
+    known: dict[tuple[str, str, str], Calibration] = {}
+    for _, record in case.topics.records("flywheel.calibrations"):
+        calibration = cast("Calibration", record)
+        copies[calibration.event_id] += 1
+        known[calibration.tenant, calibration.agent, scorer_of(calibration.number)] = calibration
+    case.findings.note("calibrations not once on every partition", [i for i, n in copies.items() if n != partitions])
+    forces = {(one.tenant, one.agent, tuple(sorted(one.forces.items()))) for one in known.values()}
+    learnt: dict[str, dict[str, Any]] = {}
+    wrong: list[str] = []
+    columns = "tenant, agent, turn_id, scorer, p_failure, features, forces"
+    for tenant, agent, turn_id, scorer, p, features, own in case.store.select(
+        f"SELECT {columns} FROM scores_current"
+    ).rows:
+        calibration = known.get((str(tenant), str(agent), str(scorer)))
+        if scorer == RULES:
+            expected = rules_p_failure(features, ScoreSettings())
+        else:
+            expected = p_failure(features, json.loads(calibration.model)) if calibration else -1.0
+        if p != round(expected, 6) or (own and (tenant, agent, tuple(sorted(own.items()))) not in forces):
+            wrong.append(f"{turn_id}: {p} by {scorer}")
+        learnt[str(turn_id)] = {"p_failure": p, "forces": own}
+    case.findings.note("scores that are not their calibration's", wrong)
+    case.findings.facts |= {
+        "calibrations": len(known),
+        "scores with forces": sum(bool(o["forces"]) for o in learnt.values()),
+    }
+    return learnt
+
+
 _TURN = ("turn_index", "input", "output", "tool_calls", "tool_errors", "session_id", "trace_id", "category")
-_SCORE = ("uncertainty", "p_failure", "turn_index", "tool_errors")
+_SCORE = ("uncertainty", "turn_index", "tool_errors")
 _OUTCOME = ("verdict", "expected")
 """What makes a new revision when it changes; the rest is as of that revision."""
 
@@ -239,6 +276,7 @@ def check_counters(case: Case) -> None:
     _count_samples(case)
     _count_spans(case)
     _count_sessions(case)
+    _count_lessons(case)
 
 
 def _wrong(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -319,6 +357,22 @@ def _count_sessions(case: Case) -> None:
     findings.facts["detect_drift.n"] = sum(
         one["rate"]["n"] for data in found.values() for one in data["cohorts"].values()
     )
+
+
+def _count_lessons(case: Case) -> None:
+    """learn: every turn that a person rated has taught once, or waits to."""
+    rated: dict[str, set[str]] = defaultdict(set)
+    for _, record in case.topics.records("agent.outcomes"):
+        outcome = cast("Outcome", record)
+        if outcome.basis == "said":
+            rated[f"{outcome.tenant}/{outcome.agent}"].add(outcome.turn_id)
+    found = {
+        key: len(one.data["rated"]) + (one.data["fusion"] or {"lessons": 0})["lessons"]
+        for key, one in case.topics.state("learn")[0].items()
+        if one.data
+    }
+    case.findings.note("counter learn.lessons", _wrong({key: len(turns) for key, turns in rated.items()}, found))
+    case.findings.facts["learn.lessons"] = sum(found.values())
 
 
 def check_positions(case: Case) -> None:

@@ -25,6 +25,7 @@ TABLES: dict[type[Record], str] = {
     events.Alarm: "alarms",
     events.Sample: "samples",
     events.Label: "labels",
+    events.Calibration: "calibrations",
     events.Trigger: "triggers",
     events.DatasetVersion: "dataset_versions",
     events.Job: "jobs",
@@ -37,8 +38,8 @@ TABLES: dict[type[Record], str] = {
 """Every stored record and its table."""
 
 CONTROL = frozenset({
-    events.Alarm, events.Trigger, events.DatasetVersion, events.Job, events.Evaluation, events.Deployment,
-    events.Erasure,
+    events.Alarm, events.Calibration, events.Trigger, events.DatasetVersion, events.Job, events.Evaluation,
+    events.Deployment, events.Erasure,
 })  # fmt: skip
 """What the flywheel decided: a retention of its own, so that a model's history outlives the texts behind it."""
 

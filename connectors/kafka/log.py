@@ -28,7 +28,7 @@ from typing import Any, cast
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from connectors.kafka.failures import away, is_final, shut_out, unusable
-from connectors.kafka.partition import partition_of
+from connectors.kafka.partition import copies, partition_of
 from connectors.kafka.settings import KafkaSettings, client_options
 from connectors.kafka.wire import Framing, Plain, headers_of, millis
 from connectors.log import Entry
@@ -140,7 +140,8 @@ class KafkaLog:
 
     def _call(self, entries: Sequence[Entry]) -> _Call:
         try:
-            messages = [self._message(entry) for entry in entries]
+            partitions = self._settings.partitions
+            messages = [one for entry in entries for one in copies(entry.topic, self._message(entry), partitions)]
         except Retry as error:
             raise Reject(str(error)) from error
         sizes = [_size(message) for message in messages]

@@ -6,6 +6,10 @@ compaction replaces by) or the partition must be known, it is worked out here.
 
 from __future__ import annotations
 
+from typing import Any
+
+from schemas.topics import BY_NAME
+
 _MASK = 0xFFFFFFFF
 _SEED = 0x9747B28C
 _M = 0x5BD1E995
@@ -32,3 +36,11 @@ def murmur2(data: bytes) -> int:
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a key, the same as any Kafka client's that hashes by murmur2."""
     return (murmur2(key.encode("utf-8", "replace")) & 0x7FFFFFFF) % partitions
+
+
+def copies(topic: str, message: dict[str, Any], partitions: int) -> list[dict[str, Any]]:
+    """What to produce of a message: itself, or where the topic is broadcast a copy for every partition."""
+    known = BY_NAME.get(topic)
+    if known is None or not known.broadcast:
+        return [message]
+    return [message | {"partition": number} for number in range(partitions)]

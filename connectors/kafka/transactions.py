@@ -13,7 +13,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from connectors.kafka.partition import partition_of
+from connectors.kafka.partition import copies, partition_of
 from connectors.kafka.settings import KafkaSettings, client_options
 from connectors.kafka.wire import Framing, Headers, headers_of, millis
 from connectors.log import Entry
@@ -98,7 +98,8 @@ class Transactions:
         Raises Fenced or Failed; Retry, before anything was produced, while the registry of schemas is away.
         """
         self._failure, self._end = None, 0
-        records = [self._record(entry) for entry in effects.entries]
+        partitions = self._settings.partitions
+        records = [one for entry in effects.entries for one in copies(entry.topic, self._record(entry), partitions)]
         try:
             self._producer.begin_transaction()
             for record in records:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+from processors.redact import estimates
 from processors.redact.bodies import Values, parsed
 from processors.redact.retrievals import MAX_DOCUMENTS, Document, number
 
 _DEPTH = 8
 _MAX_BODY = 1_000_000
 """Longer answers are not searched for likelihoods."""
+_SEVERAL = ("choices", "candidates", "finish_reason")
+"""One of these is in every body that may hold several answers."""
 _COUNTS = {
     "input_tokens": (
         "llm.token_count.prompt", "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "ai.usage.inputTokens",
@@ -58,12 +61,13 @@ NUMBER_ATTRIBUTES = {*_COSTS, *(name for some in (*_COUNTS.values(), *_PARTS_OF_
 def figures_of(values: Values, documents: list[Document]) -> Values:
     """The numeric fields of a span."""
     scores = [one.score for one in documents if one.score is not None]
-    top1, top2 = _logprobs(values)
+    likely = _logprobs(values)
     return {
         **_counts(values),
         "cost": _cost(values),
-        "logprob_top1": top1,
-        "logprob_top2": top2,
+        "logprob_top1": likely.top1,
+        "logprob_top2": likely.top2,
+        "estimates": likely.estimates | _agreed(values) | estimates.told(values),
         "retrieval_score": max(scores, default=None),
         "retrieval_documents": len(documents),
         "document_scores": [one.score for one in documents[:MAX_DOCUMENTS]],
@@ -96,28 +100,72 @@ def _sum(numbers: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def _logprobs(values: Values) -> tuple[float | None, float | None]:
+class _Likely(NamedTuple):
     """The natural logarithms of how likely the answer and the next likely one were, for each token on average."""
+
+    top1: float | None = None
+    top2: float | None = None
+    estimates: dict[str, float] = {}  # noqa: RUF012  # nobody changes it
+
+
+def _logprobs(values: Values) -> _Likely:
     top1 = number(values.get("driftwheel.logprobs.top1"))
     if top1 is not None:
-        return top1, number(values.get("driftwheel.logprobs.top2"))
+        return _Likely(top1, number(values.get("driftwheel.logprobs.top2")))
     for name, value in values.items():
         if name in _ANSWERS or "logprobs" in name:
             found = _from_answer(value, name)
-            if found[0] is not None:
+            if found.top1 is not None:
                 return found
-    return None, None
+    return _Likely()
 
 
-def _from_answer(value: Any, name: str) -> tuple[float | None, float | None]:
+def _from_answer(value: Any, name: str) -> _Likely:
     if isinstance(value, str) and (len(value) > _MAX_BODY or ("ogprobs" not in value and "logprobs" not in name)):
-        return None, None
+        return _Likely()
     body = parsed(value)
     tokens = next(_tokens({"logprobs": body} if "logprobs" in name else body, _DEPTH), None)
     if tokens is None:
-        return next(_averages(body, _DEPTH), None), None
+        return _Likely(next(_averages(body, _DEPTH), None))
     top1 = _mean(number(token.get("logprob")) for token in tokens)
-    return top1, _mean(_second(token) for token in tokens)
+    return _Likely(top1, _mean(_second(token) for token in tokens), estimates.of_tokens(tokens))
+
+
+def _agreed(values: Values) -> dict[str, float]:
+    """How far the answers to one question agree, where a model gave several."""
+    for name in (*_ANSWERS, "gen_ai.output.messages"):
+        value = values.get(name)
+        if isinstance(value, str) and (len(value) > _MAX_BODY or not any(one in value for one in _SEVERAL)):
+            continue
+        found = estimates.of_answers(_candidates(parsed(value))) if value else {}
+        if found:
+            return found
+    return {}
+
+
+def _candidates(body: Any) -> list[str]:
+    """The texts of an answer's choices; none when one of them is no text."""
+    listed: Any = body
+    if isinstance(body, dict):
+        held = cast("Values", body)
+        listed = next((held[name] for name in ("choices", "candidates") if isinstance(held.get(name), list)), None)
+    if not isinstance(listed, list):
+        return []
+    some = [cast("Values", one) for one in cast("list[Any]", listed) if isinstance(one, dict)]
+    ended = all(any(one.get(name) for name in ("finish_reason", "finishReason", "message")) for one in some)
+    texts = [_text_of(one) for one in some]
+    return texts if ended and len(texts) == len(cast("list[Any]", listed)) and all(texts) else []
+
+
+def _text_of(choice: Values) -> str:
+    """What a choice says: as OpenAI, Gemini, or the semantic conventions put it."""
+    said: Any = next((choice[name] for name in ("message", "content", "parts", "text") if choice.get(name)), "")
+    if isinstance(said, dict):
+        return _text_of(cast("Values", said))
+    if isinstance(said, list):
+        parts = [cast("Values", one) for one in cast("list[Any]", said) if isinstance(one, dict)]
+        return " ".join(filter(None, (_text_of(part) for part in parts)))
+    return said if isinstance(said, str) else ""
 
 
 def _tokens(body: Any, depth: int) -> Iterator[list[Values]]:

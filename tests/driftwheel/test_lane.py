@@ -12,18 +12,21 @@ from typing import Any
 
 import pytest
 
+from connectors.kafka.log import KafkaLog
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.state import POSITIONS, Table
 from connectors.kafka.transactions import Failed, Transactions
+from connectors.log import entry_of
 from driftwheel.lane import Lane, LaneLost
 from driftwheel.routing import INBOX
-from processors.stage import Event, Message, Stage
+from processors.stage import Event, Message, Stage, is_routed
 from processors.state import KeyState
 from schemas import codec
-from schemas.events import LedgerEntry, Record
-from schemas.topics import DEAD_LETTERS, ERASURES, LEDGER
+from schemas.events import Calibration, LedgerEntry, Record
+from schemas.topics import CALIBRATIONS, DEAD_LETTERS, ERASURES, LEDGER, TURNS
 from tests.driftwheel.engine_kit import T0, Clock, Tally, raw, tally
 from tests.driftwheel.kafka_kit import lane_settings, make_topics, records, stored
+from tests.world import turn
 
 
 class Sum(Stage):
@@ -42,6 +45,30 @@ class Sum(Stage):
         yield from Echoes.of(f"closed {key}", key.partition("/")[2], state.data["sum"])
 
 
+class Tell(Stage):
+    """Makes a calibration of each count, which every partition is to have."""
+
+    name, sources, emits = "tell", (LEDGER,), (CALIBRATIONS,)
+
+    def step(self, event: Event, state: KeyState) -> Iterable[Record]:
+        state.data["n"] = number = state.data.get("n", 0) + 1
+        yield Calibration(
+            event_id=event.event_id, tenant="t", agent="a", event_time=T0, number=number, lessons=1, audited=0
+        )
+
+
+class Hear(Stage):
+    """Adds to its own topic's records the newest calibration: no inbox, one state for each partition."""
+
+    name, sources, emits, by, memo_size = "hear", (TURNS, CALIBRATIONS), (ERASURES,), "session", 0
+
+    def step(self, event: Event, state: KeyState) -> Iterable[Record]:
+        if isinstance(event.record, Calibration):
+            state.data["n"] = event.record.number
+        else:
+            yield Echoes.record(event.event_id, "a", state.data.get("n", 0))
+
+
 class Echoes:
     @staticmethod
     def of(event_id: str, agent: str, count: int) -> Iterator[Record]:
@@ -57,6 +84,10 @@ class Echoes:
 def messages(first: int, last: int, agent: str = "a") -> list[Message]:
     made = [tally(str(n), agent, 1) for n in range(first, last)]
     return [Message(LEDGER.name, n, "", codec.encode(r), T0) for n, r in zip(range(first, last), made, strict=True)]
+
+
+def heard(name: str) -> Record:
+    return turn(event_id=name, tenant="t", agent="a", event_time=T0)
 
 
 @pytest.fixture
@@ -206,6 +237,51 @@ def test_a_routed_stage_meets_its_state_through_the_inbox(settings: KafkaSetting
     assert counts == {("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2)}
     (letter,) = records(settings, DEAD_LETTERS)
     assert (letter.topic, letter.offset, letter.reason) == ("agent.signals.raw", 3, "poisoned")  # type: ignore[attr-defined]
+
+
+def test_a_broadcast_record_reaches_every_partition_once_and_with_its_transaction(
+    kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_topics(kafka_settings, [Tell, Hear])
+    assert kafka_settings.partitions > 1
+    assert not is_routed(Hear)
+    teller = open_lane(kafka_settings, tmp_path, Tell())
+    with monkeypatch.context() as broken:
+        broken.setattr(Transactions, "commit", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            teller.process(messages(0, 1))
+    teller.process(messages(0, 2))
+    teller.process(messages(0, 2))
+    teller.close()
+    copies = stored(kafka_settings, kafka_settings.topic(CALIBRATIONS))
+    partitions = range(kafka_settings.partitions)
+    assert [(one.partition, codec.decode(one.value).number) for one in copies] == [  # type: ignore[attr-defined]
+        (partition, number) for partition in partitions for number in (1, 2)
+    ]
+    state = kafka_settings.state_topic("hear")
+    for partition in partitions:
+        hearer = Lane(Hear(), partition, lane_settings(kafka_settings, tmp_path, Clock()), Lock())
+        hearer.open()
+        mine = [one for one in copies if one.partition == partition]
+        hearer.process([Message(CALIBRATIONS.name, o.offset, o.key, o.value, o.time, {}, partition) for o in mine])
+        hearer.process([Message(TURNS.name, 0, "", codec.encode(heard(f"turn {partition}")), T0)])
+        hearer.process([Message(TURNS.name, 1, "", codec.encode(heard(f"again {partition}")), T0)])
+        written = [one for one in stored(kafka_settings, state) if one.partition == partition]
+        assert [one.key for one in written].count("t/a") == 1, "a turn changes no state but where its lane goes on"
+        hearer.close()
+    assert sums(kafka_settings) == [2] * 2 * len(partitions)
+
+
+def test_the_log_broadcasts_too(kafka_settings: KafkaSettings) -> None:
+    make_topics(kafka_settings, [])
+    log = KafkaLog(kafka_settings)
+    made = Calibration(event_id="c", tenant="t", agent="a", event_time=T0, number=1, lessons=1, audited=0)
+    try:
+        log.append([entry_of(made, T0), entry_of(tally("x", "a", 1), T0)])
+    finally:
+        log.close()
+    assert len(records(kafka_settings, CALIBRATIONS)) == kafka_settings.partitions
+    assert len(records(kafka_settings, LEDGER)) == 1
 
 
 def test_a_table_is_open_in_one_place(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from processors import PIPELINE
 from processors.likeness import LETTERS
 from processors.stage import is_routed
 from schemas.errors import Refused, UsageError
+from schemas.topics import CALIBRATIONS
 
 
 def names(stages: object) -> list[str]:
@@ -49,9 +50,19 @@ def test_only_stages_whose_topics_are_keyed_otherwise_are_routed() -> None:
         "redact",
         "detect_drift",
         "curate",
+        "learn",
         "plan",
         "rollout",
     ]
+
+
+def test_what_was_learnt_comes_round_and_nothing_waits_for_itself() -> None:
+    """The loop of score and learn: calibrations need no way through an inbox, and hold up nobody's timers for ever."""
+    by_name = {stage.name: stage for stage in WHEEL}
+    assert CALIBRATIONS in by_name["score"].sources
+    assert CALIBRATIONS in by_name["learn"].emits
+    assert names(upstream(by_name["score"])) == ["redact", "assemble", "score"]
+    assert names(upstream(by_name["learn"])) == [*names(PIPELINE)[:4], "detect_drift", "curate", "learn"]
 
 
 def test_likeness_is_by_letters_where_there_is_no_model(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from processors.attribute import Attribute
+from processors.attribute import Attribute, AttributeSettings
+from processors.evidence import VerdictRules
 from processors.state import MemoryState
 from schemas.events import Outcome, Record, Score, Signal
 from tests.world import START, message, score, signal
@@ -276,3 +277,73 @@ def test_what_is_not_believed_at_all_is_not_kept() -> None:
     bench.send(scored(0, p_failure=0.5), judged(0, -1.0, weight=0.0))
     (closed,) = bench.tick(CLOSE + 100)
     assert (closed.verdict, closed.evidence) == ("unknown", [])
+
+
+# What the verdict rests on, and what was learnt of signals.
+
+
+def evaluated(number: int, value: float, source: str) -> Signal:
+    return said(number, value, name="evaluation", source=source, feedback_id=f"{source}{number}")
+
+
+@pytest.mark.parametrize(
+    ("signals", "basis"),
+    [
+        ([said(0, -1.0)], "said"),
+        ([evaluated(0, -1.0, "human")], "said"),
+        ([evaluated(0, -1.0, "judge")], "judged"),
+        ([evaluated(0, -1.0, "judge"), said(0, -1.0)], "said"),
+        ([REPHRASED], "done"),
+        ([], ""),
+    ],
+)
+def test_an_outcome_says_what_it_rests_on_and_shows_features_where_a_person_said_it(
+    signals: list[Signal], basis: str
+) -> None:
+    bench = Bench()
+    found = bench.send(scored(0, features={"doubt": 0.3}, p_failure=0.5), *signals, scored(1))
+    *_, last = [one for one in [*found, *bench.tick(100 + CLOSE)] if one.turn_id == "t0.r"]
+    assert last.basis == basis
+    assert last.features == ({"doubt": 0.3} if basis == "said" else {})
+
+
+def test_what_the_score_expects_is_a_basis_of_its_own() -> None:
+    (found,) = Bench().send(scored(0, p_failure=0.001), scored(1))
+    assert (found.verdict, found.basis) == ("unknown", ""), "a prior alone is not enough by default"
+    bench = Bench()
+    bench.stage = Attribute(AttributeSettings(rules=VerdictRules(prior_weight=0.9)))
+    (found,) = bench.send(scored(0, p_failure=0.001), scored(1))
+    assert (found.verdict, found.basis) == ("success", "expected")
+
+
+def test_a_rated_turn_is_told_again_with_all_that_was_seen_when_its_session_closes() -> None:
+    bench = Bench()
+    (first,) = bench.send(scored(0), said(0, -1.0))
+    assert bench.send(REPHRASED, scored(1)) == []
+    closed = [one for one in bench.tick(100 + CLOSE) if one.turn_id == first.turn_id]
+    assert [(one.revision, one.verdict) for one in closed] == [(1, "failure")]
+    assert any(one.startswith("signal:rephrase:") for one in closed[0].evidence)
+    assert not any(one.startswith("signal:rephrase:") for one in first.evidence)
+
+
+def test_a_turn_that_nobody_rated_is_not_told_again() -> None:
+    bench = Bench()
+    (first,) = bench.send(scored(0), REPHRASED, scored(1))
+    bench.send(did(0, "escalation", -1.0, 0.7))
+    assert [one for one in bench.tick(200 + CLOSE) if one.turn_id == first.turn_id] == []
+
+
+@pytest.mark.parametrize(
+    ("force", "verdict"), [(-0.5, "failure"), (-0.05, "unknown"), (0.5, "success"), (0.0, "unknown")]
+)
+def test_a_reaction_has_the_force_that_was_learnt_for_it(force: float, verdict: str) -> None:
+    (found,) = Bench().send(scored(0, p_failure=0.5, forces={"rephrase": force}), REPHRASED, scored(1))
+    assert found.verdict == verdict
+
+
+def test_learnt_forces_are_for_reactions_alone() -> None:
+    """What a person said, and what a producer sends with a value of its own, is not weighed anew."""
+    sent = signal(name="copy", kind="implicit", source="app", value=1.0, weight=0.6, turn_id="t0.r", **at(50))
+    given = {"p_failure": 0.5, "forces": {"copy": -1.0, "rating": 1.0}}
+    assert Bench().send(scored(0, **given), sent, scored(1))[0].verdict == "success"
+    assert Bench().send(scored(0, **given), said(0, -1.0), scored(1))[0].verdict == "failure"

@@ -17,7 +17,7 @@ from processors import PIPELINE
 from processors.stage import Event, Message, Stage
 from processors.state import KeyState, MemoryState
 from schemas import codec
-from schemas.events import Alarm, DeadLetter, Deployment, Job, Record, Sample, identity
+from schemas.events import Alarm, Calibration, DeadLetter, Deployment, Job, Record, Sample, identity
 from schemas.subjects import Subject
 from schemas.topics import BY_NAME, DEAD_LETTERS, SAMPLES, SCORES, TURNS, topic_of
 from tests.world import AGENT, START, TENANT, World, label, message, numbered, run_in_memory, turn
@@ -28,6 +28,12 @@ FACTORIES: dict[type[Stage], Callable[[], Stage]] = {}
 STAGES: tuple[type[Stage], ...] = PIPELINE
 STEP = 40
 """Messages in a batch: a redelivered batch lies well inside the memo."""
+
+
+MODEL = json.dumps({
+    "v": 1, "columns": {"doubt": [0.2, 0.1, 1.0]}, "absent": {}, "intercept": -1.0, "platt": [1.0, 0.0],
+    "categories": {"it": -1.5}, "other": -2.0,
+})  # fmt: skip
 
 
 @cache
@@ -61,6 +67,11 @@ def control_records(samples: Sequence[Any]) -> Iterator[Record]:
         )  # fmt: skip
     for one in samples:
         yield label(sample_id=one.event_id, event_time=one.event_time, value="legal")
+    for number, model in enumerate(("", MODEL), 1):
+        yield Calibration.model_validate(
+            {**common, "event_id": f"c-{number}", "number": number, "lessons": 200, "audited": 50, "model": model,
+             "forces": {"rephrase": -0.2}}
+        )  # fmt: skip
     for state in ("queued", "failed"):
         yield Job.model_validate(
             {**common, "event_id": state, "job_id": "j1", "trigger_id": identity("x"), "state": state}
@@ -289,7 +300,7 @@ def names(about: Subject) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "stage", [one for one in STAGES if one.by is not None and one.name not in ("redact", "detect_drift")],
+    "stage", [one for one in STAGES if one.by is not None and one.name not in ("redact", "detect_drift", "score")],
     ids=lambda stage: stage.name,
 )  # fmt: skip
 def test_an_erased_person_leaves_the_state_and_the_stage_goes_on(stage: type[Stage]) -> None:

@@ -7,9 +7,12 @@ import random
 
 import pytest
 
+from processors.auditing import Audit, AuditRules
 from processors.weighing import FORCES, STEEPNESS, WeighingRules, Weights
 
-RULES = WeighingRules()
+RULES, AUDIT = WeighingRules(), AuditRules()
+SHARE = 0.02
+"""Of the turns that are audited."""
 TRUE = {"explicit_correction": 1.5, "rephrase": 0.3, "task_complete": -2.0, "proceeded": -0.4}
 """Log-odds of failure in the simulated world; the rules believe in rephrases much more."""
 BIAS = -1.5
@@ -19,16 +22,17 @@ def world(seed: int, turns: int, bad: float = 0.08, good: float = 0.02) -> tuple
     """Weights after so many turns, whose users rate failures and successes with these chances; what they expect."""
     from math import exp
 
-    chance, weights = random.Random(seed), Weights()
+    chance, weights, audit = random.Random(seed), Weights(), Audit()
     expected: list[tuple[float, bool]] = []
     for turn in range(turns):
         signals = [name for name in TRUE if chance.random() < 0.25]
         failed = chance.random() < 1 / (1 + exp(-BIAS - sum(TRUE[name] for name in signals)))
         if turn > turns // 2:
             expected.append((weights.p_failure(signals), failed))
-        rated, audited = chance.random() < (bad if failed else good), chance.random() < RULES.audit
-        if rated or audited:
-            weights.learn(signals, failed, rated=rated, audited=audited, rules=RULES)
+        if chance.random() < (bad if failed else good):
+            weights.learn(signals, failed, audit.rated(turn // 2_000, failed, AUDIT), RULES)
+        if chance.random() < SHARE:
+            weights.learn(signals, failed, audit.judged(turn // 2_000, failed, SHARE, AUDIT, by_lot=True), RULES)
     return weights, expected
 
 
@@ -49,19 +53,14 @@ def test_forces_come_to_what_signals_mean_although_failures_are_rated_more(seed:
 def test_without_the_correction_probabilities_are_far_off() -> None:
     """The control: the same world, every verdict counted alike."""
 
-    class Even(Weights):
-        def _counts(self, failed: bool, rules: WeighingRules) -> float:
-            return 1.0
-
-    chance, even = random.Random(1), Even()
+    chance, even = random.Random(1), Weights()
     expected: list[tuple[float, bool]] = []
     for turn in range(60_000):
         failed = chance.random() < 0.2
-        rated, audited = chance.random() < (0.08 if failed else 0.02), chance.random() < RULES.audit
         if turn > 30_000:
             expected.append((even.p_failure([]), failed))
-        if rated or audited:
-            even.learn([], failed, rated=rated, audited=audited, rules=RULES)
+        if chance.random() < (0.08 if failed else 0.02) or chance.random() < SHARE:
+            even.learn([], failed, 1.0, RULES)
     assert off(expected) > 0.1
 
 
@@ -75,7 +74,7 @@ def test_shuffled_verdicts_teach_nothing() -> None:
     chance, weights = random.Random(5), Weights()
     for _ in range(20_000):
         signals = [name for name in TRUE if chance.random() < 0.25]
-        weights.learn(signals, chance.random() < 0.2, rated=True, audited=chance.random() < 0.05, rules=RULES)
+        weights.learn(signals, chance.random() < 0.2, 1.0, RULES)
     assert all(abs(weights.force(name)) < 0.25 for name in TRUE)
 
 
@@ -85,7 +84,7 @@ def test_state_is_small_versioned_json_and_goes_on_bit_for_bit() -> None:
     assert len(text) < 1_000
     again = Weights.load(json.loads(text))
     for one in (weights, again):
-        one.learn(["rephrase"], True, rated=True, audited=False, rules=RULES)
+        one.learn(["rephrase"], True, 0.5, RULES)
     assert json.dumps(again.dump()) == json.dumps(weights.dump())
     with pytest.raises(ValueError, match="version 9"):
         Weights.load({"v": 9})
@@ -94,6 +93,7 @@ def test_state_is_small_versioned_json_and_goes_on_bit_for_bit() -> None:
 def test_forces_are_bounded_whatever_comes() -> None:
     weights = Weights()
     for _ in range(5_000):
-        weights.learn(["rephrase", "copy"], True, rated=True, audited=True, rules=RULES)
+        weights.learn(["rephrase", "copy"], True, 3.0, RULES)
     assert all(-1.0 <= weights.force(name) <= 1.0 for name in FORCES)
     assert 0.0 < weights.p_failure(FORCES) < 1.0
+    assert set(weights.forces()) == {"copy", "rephrase"}, "of others nobody has told anything"
