@@ -48,8 +48,12 @@ class BufferedState:
         yield from ((key, text) for key, text in stored if key not in changed)
 
     def due(self, now: datetime) -> list[str]:
-        """See StateStore."""
-        return self._due(now)
+        """See StateStore. Not those whose timer was moved since, or cleared."""
+        return [key for key in self._due(now) if self._is_due(key, now)]
+
+    def _is_due(self, key: str, now: datetime) -> bool:
+        put = self._changed.get(key, ("", now))
+        return put is not None and put[1] is not None and put[1] <= now
 
     @property
     def changes(self) -> Mapping[str, Put | None]:

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 BROKERS_SECONDS = 60.0
 LOOK_SECONDS = 5.0
-HOLD_SECONDS = 0.25
+HOLD_SECONDS = 0.5
 Positions = Mapping[int, Mapping[str, int]]
 """Where a stage's lanes stand: by partition and topic (as on the cluster), the next offset."""
 

@@ -51,7 +51,7 @@ class KafkaSinkSettings:
 
     batch_size: int = 5000
     batch_bytes: int = 32 << 20
-    batch_seconds: float = 0.5
+    batch_seconds: float = 0.75
     retry_seconds: float = 1.0
     retry_limit: float = 30.0
     session_seconds: float = 10.0
@@ -126,7 +126,7 @@ class KafkaSink:
             "max.poll.interval.ms": int(tuning.write_seconds * 1000),
             "queued.max.messages.kbytes": 32_768,
             "fetch.min.bytes": 1 << 20,  # every topic is read: answering each small transaction would cost both sides
-            "fetch.wait.max.ms": 100,
+            "fetch.wait.max.ms": 250,
             "reconnect.backoff.max.ms": 1000,
             "error_cb": self._hear,
             "on_commit": self._committed,

@@ -130,12 +130,13 @@ class Lane:
 
     # Working.
 
-    def process(self, messages: Sequence[Message]) -> None:
+    def process(self, messages: Sequence[Message], now: datetime | None = None) -> None:
         """Work on messages, in order within each topic, and commit all that follows. Raises LaneLost.
 
-        What any other exception says is a defect: nothing was committed.
+        With ``now``, the timers that are due then run after the messages, in the same transaction. What any other
+        exception says is a defect: nothing was committed.
         """
-        self._again(lambda: self._process(messages))
+        self._again(lambda: self._process(messages, now))
 
     def tick(self, now: datetime, only: str | None = None) -> bool:
         """Run the timers that are due at ``now`` (``only`` one key's); whether anything changed. Raises LaneLost."""
@@ -169,15 +170,18 @@ class Lane:
                 self.close()
                 self.open()
 
-    def _process(self, messages: Sequence[Message]) -> bool:
+    def _process(self, messages: Sequence[Message], now: datetime | None) -> bool:
         began = time.perf_counter()
         fresh, nexts = self._fresh(messages)
         if not fresh:
             return False
-        state = self._state()
+        keys = [] if now is None else self._timers.due(now)
+        state = self._state(keys)
         with self._turn:
             records, placed = self._work([message for message in fresh if not _aside(message)], state)
             records += self._erase([message for message in fresh if _orders(message)], state)
+            if now is not None and keys:
+                records += self.stage.expire(state, now)
         self._commit(state, self._entries(records, fresh), placed, nexts)
         self._settings.on_batch(self.stage.name, len(fresh), records, time.perf_counter() - began)
         return True

@@ -33,7 +33,7 @@ LOST_SECONDS = 10.0
 LEAP_SECONDS = 30.0
 """How long a lane waits for messages that were passed over: whoever brings them goes back at once, or has lost them."""
 _BATCH_BYTES = 16 << 20
-_SPARE = 10.0
+_SPARE = 20.0
 """A lane begins its next batch after so many times what the last one took, so that load makes batches larger."""
 _GATHER_SECONDS = 0.02
 """What comes together is worked on together, also in a lane that has been idle."""
@@ -144,14 +144,14 @@ class LaneRunner:
         self._check_leaps()
         batch = self._take()
         if batch:
-            began = time.monotonic()
-            await self._in_thread(lambda: self._work(batch))
+            began, now = time.monotonic(), self._feed.now()
+            await self._in_thread(lambda: self._work(batch, now))
             took = time.monotonic() - began
             self._next_batch = began + min(self._feed.linger_seconds, _SPARE * took)
-        else:
-            await self._pause(self._feed.tick_seconds)
+            return
+        await self._pause(self._feed.tick_seconds)
         now = self._feed.now()
-        if self.lane.wants_tick(now):
+        if not self._waiting and self.lane.wants_tick(now):
             await self._in_thread(lambda: self.lane.tick(now))
 
     async def _pause(self, seconds: float) -> None:
@@ -172,10 +172,10 @@ class LaneRunner:
 
     # In a thread.
 
-    def _work(self, batch: Sequence[Arrival]) -> None:
+    def _work(self, batch: Sequence[Arrival], now: datetime) -> None:
         messages = [self._message(arrival.stored, arrival.headers) for arrival in self._without_leaps(batch)]
         if messages:
-            self.lane.process(messages)
+            self.lane.process(messages, now)
 
     def _without_leaps(self, batch: Sequence[Arrival]) -> list[Arrival]:
         """The batch without messages that came ahead of others, which will come again in their order.

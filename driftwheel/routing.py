@@ -84,7 +84,7 @@ def _packed(message: Message, event: Event) -> dict[str, Any]:
         "key": event.key,
         "event_id": event.event_id,
         "origin": event.origin,
-        "record": codec.encode(event.record),
+        "record": event.wire or codec.encode(event.record),
     }
 
 

@@ -50,7 +50,7 @@ DEFECT = 70
 SESSION_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 FETCH_BYTES = 1 << 20
-FETCH_WAIT_MS = 100
+FETCH_WAIT_MS = 250
 """The brokers gather so much, or for so long: answering every small transaction at once costs both sides more."""
 
 

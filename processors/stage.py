@@ -52,13 +52,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing to apply to the state of ``key``. ``record`` None: nothing to apply, pass ``emits`` on."""
+    """One thing to apply to the state of ``key``. ``record`` None: nothing to apply, pass ``emits`` on.
+
+    ``wire``: the record's bytes, where it is as it came; an engine that moves it need not encode it.
+    """
 
     key: str
     event_id: str
     origin: str
     record: Record | None
     emits: tuple[Record, ...] = ()
+    wire: bytes = b""
 
 
 Prepared = list[Event] | Invalid
@@ -105,7 +109,7 @@ class Stage(ABC):
             return error
         if is_canary(record.tenant):
             return []
-        return [Event(self.key(record), record.event_id, message.origin, record)]
+        return [Event(self.key(record), record.event_id, message.origin, record, wire=message.value)]
 
     def key(self, record: Record) -> str:
         """The state key of a record: what must be applied in order shares one."""

@@ -17,7 +17,7 @@ from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, fingerprint, parse_schema, to_parsing_canonical_form
 from pydantic import ValidationError
 
-from schemas import released
+from schemas import avro_writer, released
 from schemas.avro_schema import path_of
 from schemas.compatibility import problems
 from schemas.errors import Invalid
@@ -126,23 +126,16 @@ def current(data: bytes) -> bytes:
 
 
 def encode(record: Record) -> bytes:
-    """The record as single-object Avro bytes."""
-    out = io.BytesIO()
-    out.write(_prefix(type(record)))
-    fastavro.schemaless_writer(out, schema_of(type(record)), dict(_plain(record)))
-    return out.getvalue()
+    """The record as single-object Avro bytes. Half of a character, which UTF-8 cannot hold, becomes '?'."""
+    kind = type(record)
+    out = [_prefix(kind)]
+    _writer(kind)(record, out.append)
+    return b"".join(out)
 
 
-def _plain(record: Any) -> dict[str, Any]:
-    return {
-        name: _plain(value) if hasattr(value, "model_fields_set") else _text(value)
-        for name, value in record.__dict__.items()
-    }
-
-
-def _text(value: Any) -> Any:
-    """Lone surrogates cannot be UTF-8: they are replaced, never an error."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and not value.isascii() else value
+@cache
+def _writer(record: type[Record]) -> avro_writer.Writer:
+    return avro_writer.writer(schema_of(record))
 
 
 def decode(data: bytes, expected: type[Record] | None = None) -> Record:

@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--warm", type=float, default=30, help="first seconds, which the times leave out")
     parser.add_argument("--gap", type=float, default=1800, help="seconds of silence that close a session")
     parser.add_argument("--workers", type=int, default=1, help="processes for redact")
+    parser.add_argument("--keep", action="store_true", help="keep the folder with the logs, and say where it is")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="driftwheel-steady-"))
     try:
@@ -53,6 +54,9 @@ def main() -> None:
     except BaseException:
         print(f"logs are in {folder}", file=sys.stderr)
         raise
+    if options.keep:
+        print(f"logs are in {folder}")
+        return
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -83,7 +87,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
         senders.stop()
     sent = senders.sent.events
     print(f"\n{sent} events in {took:.0f} s: {sent / took:.0f} a second ({sent / took / EVENTS_A_TURN:.0f} turns)")
-    show_memory(memory, spent, took)
+    show_memory(memory, spent, took, sent / EVENTS_A_TURN)
     show_latency(folder, since)
 
 
@@ -150,15 +154,16 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def show_memory(memory: dict[str, list[float]], spent: dict[str, float], took: float) -> None:
-    print("\n| process | CPU, cores | MB by tenths of the run | last against the third tenth |")
-    print("| --- | --- | --- | --- |")
+def show_memory(memory: dict[str, list[float]], spent: dict[str, float], took: float, turns: float) -> None:
+    print("\n| process | CPU, cores | CPU, ms a turn | MB by tenths of the run | last against the third tenth |")
+    print("| --- | --- | --- | --- | --- |")
     for name, values in memory.items():
         size = max(1, len(values) // 10)
         tenths = [statistics.mean(values[n : n + size]) for n in range(0, size * 10, size) if values[n : n + size]]
         growth = tenths[-1] / tenths[min(2, len(tenths) - 1)] - 1
         row = " ".join(f"{value:.0f}" for value in tenths)
-        print(f"| {name} | {spent[name] / took:.2f} | {row} | {growth:+.1%} |")
+        print(f"| {name} | {spent[name] / took:.2f} | {spent[name] / turns * 1000:.2f} | {row} | {growth:+.1%} |")
+    print(f"| all | {sum(spent.values()) / took:.2f} | {sum(spent.values()) / turns * 1000:.2f} | | |")
 
 
 if __name__ == "__main__":

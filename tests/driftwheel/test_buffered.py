@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from driftwheel.buffered import BufferedState
 from processors.state import KeyState
@@ -28,3 +28,12 @@ def test_what_is_put_back_unchanged_is_no_change() -> None:
     assert not state.changes
     state.put("old", KeyState({"n": 1}))
     assert set(state.changes) == {"old"}
+
+
+def test_a_timer_that_was_moved_or_cleared_meanwhile_is_not_due() -> None:
+    state = BufferedState({}.get, lambda _: ["untouched", "moved", "cleared", "gone", "still"])
+    state.put("moved", KeyState({"n": 1}, due=T0 + timedelta(seconds=1)))
+    state.put("cleared", KeyState({"n": 1}))
+    state.delete("gone")
+    state.put("still", KeyState({"n": 1}, due=T0))
+    assert state.due(T0) == ["untouched", "still"]

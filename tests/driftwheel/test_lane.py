@@ -129,6 +129,25 @@ def test_what_comes_again_is_passed_over(settings: KafkaSettings, lane: Lane) ->
     assert sums(settings) == list(range(1, 10))
 
 
+def test_timers_that_are_due_run_after_the_messages_in_one_transaction(settings: KafkaSettings, tmp_path: Path) -> None:
+    commits: list[tuple[int, int]] = []
+    given = lane_settings(settings, tmp_path, Clock(), on_batch=lambda _, n, out, __: commits.append((n, len(out))))
+    lane = Lane(Sum(), 0, given, Lock())
+    lane.open()
+    due = T0 + timedelta(minutes=1)
+    lane.process(messages(0, 1, "a"))
+    lane.process(messages(1, 2, "b"))
+    lane.process(messages(2, 4, "a"), due - timedelta(seconds=1))
+    assert sorted(sums(settings)) == [1, 1, 2, 3]
+    lane.process(messages(4, 5, "c"), due)
+    assert sorted(sums(settings)) == [1, 1, 1, 1, 2, 3, 3], "the timers of a and b, which were due before, not c's"
+    lane.process(messages(4, 5, "c"), due)
+    assert lane.tick(due)
+    lane.close()
+    assert sorted(sums(settings)) == [1, 1, 1, 1, 1, 2, 3, 3]
+    assert commits == [(1, 1), (1, 1), (2, 2), (1, 3), (0, 1)]
+
+
 @pytest.mark.parametrize("loses_folder", [False, True])
 def test_a_lane_that_is_opened_again_goes_on_where_it_was(
     settings: KafkaSettings, tmp_path: Path, loses_folder: bool

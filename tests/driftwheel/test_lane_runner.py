@@ -40,6 +40,7 @@ class Lane:
         self.stage, self.partition = Tally(), 0
         self.positions = {TOPIC: 10}
         self.batches: list[list[int]] = []
+        self.times: list[object] = []
 
     def open(self) -> None: ...
 
@@ -49,7 +50,8 @@ class Lane:
         del now
         return False
 
-    def process(self, messages: Sequence[Message]) -> None:
+    def process(self, messages: Sequence[Message], now: object) -> None:
+        self.times.append(now)
         time.sleep(self.seconds)
         self.batches.append([message.offset for message in messages])
         self.positions[TOPIC] = max(self.positions[TOPIC], *(message.offset + 1 for message in messages))

@@ -27,7 +27,7 @@ from schemas import codec
 from schemas.events import RawSignal, Record
 from schemas.topics import DEAD_LETTERS, ERASURES, LEDGER, SIGNALS_RAW
 from tests.cluster import Cluster
-from tests.driftwheel.engine_kit import T0, Clock, Echo, Tally, raw, until
+from tests.driftwheel.engine_kit import LIMIT, T0, Clock, Echo, Tally, raw, until
 from tests.driftwheel.kafka_kit import lane_settings, make_topics, records, stored, working
 
 AGENTS = 7
@@ -45,7 +45,7 @@ def feed(settings: KafkaSettings, signals: Sequence[RawSignal], **options: Any) 
     producer = Producer(client_options(settings) | {"linger.ms": 5} | options)
     for signal_ in signals:
         producer.produce(settings.topic(SIGNALS_RAW), codec.encode(signal_), timestamp=int(T0.timestamp() * 1000))
-    assert producer.flush(30) == 0
+    assert producer.flush(LIMIT) == 0
 
 
 def some(first: int, last: int) -> list[RawSignal]:
