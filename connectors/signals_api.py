@@ -22,7 +22,7 @@ from connectors.http import HttpError, check_agents, json_of, media_type, read_b
 from connectors.log import Entry, Log, entry_of
 from connectors.otlp import JSON, accepted
 from schemas.errors import Invalid, Reject
-from schemas.events import RawSignal, SignalName, identity
+from schemas.events import GivenCause, RawSignal, SignalName, identity
 from schemas.tenants import plain_agent
 
 MAX_ITEMS = 1000
@@ -98,6 +98,7 @@ class LabelBody(Item):
     value: Annotated[str, Field(min_length=1, max_length=10_000)]
     rater: Id
     rubric_version: Id = "1"
+    cause: GivenCause = ""
     user_id: Id | None = None
 
 

@@ -21,7 +21,12 @@ from schemas.errors import DriftwheelError
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 3600.0
-_TABLES = {"scores": ("scores", "outcomes"), "samples": ("samples", "labels"), "quarantine": ()}
+_TABLES = {
+    "turns": ("turns", "failures"),
+    "scores": ("scores", "outcomes"),
+    "samples": ("samples", "labels"),
+    "quarantine": (),
+}
 """The store's tables of a class; of any other, the table of that name."""
 
 

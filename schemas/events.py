@@ -30,6 +30,8 @@ Time = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 Verdict = Literal["success", "failure", "unknown"]
 Cause = Literal["retrieval", "generation", "routing", "rephrasal", "knowledge_gap", "tool", "unknown"]
 Basis = Literal["said", "judged", "done", "expected", ""]
+GivenCause = Literal["", "retrieval", "generation", "routing", "rephrasal", "knowledge_gap", "tool", "unknown"]
+"""A cause as a person gives it; '' when they do not."""
 SpanKind = Literal["agent", "llm", "tool", "retrieval", "chain", "other", "evaluator"]
 SignalKind = Literal["explicit", "implicit"]
 JobState = Literal["queued", "running", "evaluating", "passed", "refused", "failed"]
@@ -176,7 +178,8 @@ class Turn(Clean):
     """One user message, everything the agent did about it, and its answer. ``event_time`` is its start.
 
     ``called_tools`` are the tools that have spans, or else those that its model asked for; ``tool_calls`` counts them.
-    ``cost`` adds up what its spans say, in US dollars; None when none says it. ``estimates``: see Span.
+    ``cost`` adds up what its spans say, in US dollars; None when none says it. ``estimates``: see Span. ``faults``: what
+    its spans show that may be a fault (``processors.faults`` names and explains each), only what is there; ``fault_spans``: the span of each.
     """
 
     session_id: str
@@ -204,6 +207,8 @@ class Turn(Clean):
     logprob_top2: float | None = None
     error: str = ""
     estimates: dict[str, float] = Field(default_factory=dict)
+    faults: dict[str, float] = Field(default_factory=dict)
+    fault_spans: dict[str, str] = Field(default_factory=dict)
 
 
 class Score(Record):
@@ -211,6 +216,8 @@ class Score(Record):
 
     ``scorer`` names what made ``p_failure`` of ``features``: the rules, or a calibration. ``forces``: what implicit
     signals are worth for this agent, -1 (failure) to 1, as far as it was learnt.
+    ``features`` hold the turn's ``faults`` too, ``fault_spans`` its spans. ``causes``: the model of causes that the
+    agent's labels taught (JSON of ``processors.cause_model``); '' is the default model.
     """
 
     session_id: str
@@ -228,6 +235,8 @@ class Score(Record):
     retrievals: int = 0
     retrieval_score: float | None = None
     forces: dict[str, float] = Field(default_factory=dict)
+    fault_spans: dict[str, str] = Field(default_factory=dict)
+    causes: str = ""
 
 
 class Outcome(Record):
@@ -255,6 +264,24 @@ class Outcome(Record):
     session_value: int | None = None
     basis: Basis = ""
     features: dict[str, float] = Field(default_factory=dict)
+
+
+class Failure(Clean):
+    """A turn that failed, with what its user had asked: what failures are grouped by.
+
+    ``input``: at most 400 characters. A later revision of the turn's verdict or cause that is a failure still gives
+    another record; whether the newest verdict is one, ``Outcome`` says.
+    """
+
+    session_id: str
+    turn_id: str
+    trace_id: str
+    model_version: str = ""
+    category: str = ""
+    input: str
+    cause: Cause = "unknown"
+    p_failure: float
+    revision: int = 0
 
 
 class Alarm(Record):
@@ -300,7 +327,10 @@ class Sample(Clean):
 
 
 class Label(Clean):
-    """A verdict on a sample by a person or a rule: the answer that would have been right."""
+    """A verdict on a sample by a person or a rule: the answer that would have been right.
+
+    ``cause``: what went wrong first, where the rater says so.
+    """
 
     sample_id: str
     turn_id: str = ""
@@ -308,6 +338,7 @@ class Label(Clean):
     rater: str
     rubric_version: str = "1"
     received_time: Time = EPOCH
+    cause: GivenCause = ""
 
 
 class Calibration(Record):
@@ -447,7 +478,7 @@ class LedgerEntry(Record):
 
 
 RECORDS: tuple[type[Record], ...] = (
-    RawSignal, Span, Signal, Turn, Score, Outcome, Alarm, Sample, Label, Calibration, Trigger, DatasetVersion, Job,
+    RawSignal, Span, Signal, Turn, Score, Outcome, Failure, Alarm, Sample, Label, Calibration, Trigger, DatasetVersion, Job,
     Evaluation, Deployment, Erasure, DeadLetter, LedgerEntry,
 )  # fmt: skip
 """Every record, in the order of the flow."""

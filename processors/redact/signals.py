@@ -12,7 +12,7 @@ from processors.redact.drafts import Draft, consent, scrubbed, settled_time
 from processors.redact.feedback import Around, Target, Verdict, draft_of
 from processors.stage import Message
 from schemas.errors import Invalid
-from schemas.events import Label, RawSignal, Signal, SignalName, identity
+from schemas.events import GivenCause, Label, RawSignal, Signal, SignalName, identity
 
 MAX_ATTRIBUTES = 64
 
@@ -116,6 +116,9 @@ def _label(body: dict[str, Any], raw: RawSignal, message: Message, tenant: str, 
     for field in ("sample_id", "value", "rater"):
         if not _text(body, field):
             raise Invalid("invalid_field", f"field {field}: missing, a label needs it")
+    cause = _text(body, "cause")
+    if cause not in get_args(GivenCause):
+        raise Invalid("invalid_field", f"field cause: not one of {', '.join(get_args(GivenCause)[1:])}")
     given = _part(body, "consent")
     return _filled(
         body,
@@ -125,7 +128,7 @@ def _label(body: dict[str, Any], raw: RawSignal, message: Message, tenant: str, 
         tenant=tenant,
         kind=Label,
         event_id=identity("label", tenant, _text(body, "id") or raw.event_id),
-        facts={},
+        facts={"cause": cause},
         ids={
             "session_id": "",
             "sample_id": _text(body, "sample_id"),

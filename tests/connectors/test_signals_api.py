@@ -50,6 +50,11 @@ def test_a_label(app: TestClient, log: MemoryLog) -> None:
     body = {"agent": "a", "sample_id": "x", "value": "it_help", "rater": "r"}
     assert app.post("/v1/labels", json={"labels": [body]}).status_code == 202
     assert payloads(log)[0]["name"] == "label"
+    assert app.post("/v1/labels", json=body | {"cause": "tool"}).status_code == 202
+    assert payloads(log)[1]["cause"] == "tool"
+    wrong = app.post("/v1/labels", json=body | {"cause": "the weather"})
+    assert wrong.status_code == 422
+    assert "cause" in wrong.text
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,10 @@ def test_signals_and_labels() -> None:
     body = {"name": "label", "agent": AGENT, "sample_id": "x1", "value": "leave_holiday", "rater": MAIL}
     (label,) = redacted(signal_message(body))
     assert isinstance(label, Label)
+    assert label.cause == ""
+    (caused,) = redacted(signal_message(body | {"cause": "routing"}))
+    assert isinstance(caused, Label)
+    assert caused.cause == "routing"
     assert (label.value, label.sample_id) == ("leave_holiday", "x1")
     assert "@" not in label.rater
 
@@ -355,6 +359,11 @@ def test_a_text_over_the_limit() -> None:
         (json.dumps(RATING | {"time": "2026-01-05T09:00:00"}), "invalid_field", "time"),
         (json.dumps(RATING | {"attributes": 3}), "invalid_field", "attributes"),
         (json.dumps({"name": "label", "value": "x", "rater": "r"}), "invalid_field", "sample_id"),
+        (
+            json.dumps({"name": "label", "sample_id": "x", "value": "x", "rater": "r", "cause": "anna"}),
+            "invalid_field",
+            "cause",
+        ),
     ],
 )
 def test_signals_that_are_wrong(payload: str, reason: str, field: str) -> None:

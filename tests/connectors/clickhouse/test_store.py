@@ -18,9 +18,12 @@ def test_the_newest_revision_and_state_win_whatever_comes_last(shared: Store, te
     outcome, job, release = (
         example(kind).model_copy(update={"tenant": tenant}) for kind in (events.Outcome, events.Job, events.Deployment)
     )
+    failed = example(events.Failure).model_copy(update={"tenant": tenant})
     shared.write([
         outcome.model_copy(update={"event_id": "o1", "revision": 1, "verdict": "failure"}),
         outcome.model_copy(update={"event_id": "o0", "revision": 0, "verdict": "success"}),
+        failed.model_copy(update={"event_id": "f1", "revision": 1, "cause": "tool"}),
+        failed.model_copy(update={"event_id": "f0", "revision": 0, "cause": "routing"}),
         job.model_copy(update={"event_id": "j2", "state": "running"}),
         job.model_copy(update={"event_id": "j1", "state": "queued"}),
         release.model_copy(update={"event_id": "d2", "state": "live", "event_time": NOW + timedelta(hours=2)}),
@@ -28,6 +31,7 @@ def test_the_newest_revision_and_state_win_whatever_comes_last(shared: Store, te
     ])  # fmt: skip
     for view, column, newest in (
         ("outcomes", "verdict", "failure"),
+        ("failures", "cause", "tool"),
         ("jobs", "state", "running"),
         ("deployments", "state", "live"),
     ):
