@@ -178,8 +178,8 @@ class Turn(Clean):
     """One user message, everything the agent did about it, and its answer. ``event_time`` is its start.
 
     ``called_tools`` are the tools that have spans, or else those that its model asked for; ``tool_calls`` counts them.
-    ``cost`` adds up what its spans say, in US dollars; None when none says it. ``estimates``: see Span. ``faults``: what
-    its spans show that may be a fault (``processors.faults`` names and explains each), only what is there; ``fault_spans``: the span of each.
+    ``cost`` adds up what its spans say, in US dollars; None when none says it. ``estimates``: see Span. ``faults``:
+    what its spans show that may be a fault (``processors.faults`` explains each), only what is there; ``fault_spans``: where.
     """
 
     session_id: str
@@ -478,7 +478,7 @@ class LedgerEntry(Record):
 
 
 RECORDS: tuple[type[Record], ...] = (
-    RawSignal, Span, Signal, Turn, Score, Outcome, Failure, Alarm, Sample, Label, Calibration, Trigger, DatasetVersion, Job,
-    Evaluation, Deployment, Erasure, DeadLetter, LedgerEntry,
+    RawSignal, Span, Signal, Turn, Score, Outcome, Failure, Alarm, Sample, Label, Calibration, Trigger, DatasetVersion,
+    Job, Evaluation, Deployment, Erasure, DeadLetter, LedgerEntry,
 )  # fmt: skip
 """Every record, in the order of the flow."""
