@@ -179,7 +179,8 @@ class Turn(Clean):
 
     ``called_tools`` are the tools that have spans, or else those that its model asked for; ``tool_calls`` counts them.
     ``cost`` adds up what its spans say, in US dollars; None when none says it. ``estimates``: see Span. ``faults``:
-    what its spans show that may be a fault (``processors.faults`` explains each), only what is there; ``fault_spans``: where.
+    what its spans show that may be a fault (``processors.faults`` explains each), only what is there; ``fault_spans``:
+    where.
     """
 
     session_id: str
