@@ -41,7 +41,7 @@ AGENT_NAMES = ("driftwheel.agent", "gen_ai.agent.name", "service.name")
 SERVICE = "service.name"
 NAMING = ("driftwheel.agent", "gen_ai.agent.name", "agent.name")
 """Attributes of resources and spans that name an agent; redaction reads the same."""
-ID_FIELDS = ("traceId", "spanId", "parentSpanId")
+ID_FIELDS = ("traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id")
 NO_ID = base64.b64encode(b"?").decode()
 """What stands for an id that is not hexadecimal: of a length that no id has."""
 RPC_CODES = {413: 8, 503: 14}
@@ -130,10 +130,10 @@ class Export:
             raise Invalid("not_otlp", f"{_field_of(str(error))}: not OTLP/JSON") from error
 
     def _json_records(self, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Whatever has ids: records, and the links of spans."""
-        for resource in _objects(document, _camel(self.outer)):
-            for scope in _objects(resource, _camel(self.middle)):
-                for record in _objects(scope, _camel(self.inner)):
+        """Whatever has ids: records, and the links of spans. Names are protobuf's own (``trace_id``) or JSON's."""
+        for resource in _objects(document, self.outer):
+            for scope in _objects(resource, self.middle):
+                for record in _objects(scope, self.inner):
                     yield record
                     yield from _objects(record, "links")
 
@@ -194,7 +194,7 @@ def _field_of(problem: str) -> str:
 
 
 def _objects(parent: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    children: Any = parent.get(name, [])
+    children: Any = parent.get(_camel(name), parent.get(name, []))
     return [child for child in children if isinstance(child, dict)] if isinstance(children, list) else []
 
 

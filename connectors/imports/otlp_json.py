@@ -1,6 +1,6 @@
 """OTLP/JSON files: export requests, one a line (as the Collector's file exporter writes them) or in one document.
 
-A row is a request or one of its ``resourceSpans``.
+A row is a request or one of its ``resourceSpans``; names may be protobuf's own (``resource_spans``) as well.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from connectors.imports.spans import REQUEST_BYTES, attribute
 from connectors.otlp import TRACES, as_in_json
 from schemas.errors import Invalid
 
+_KEYS = {"resourceSpans", "scopeSpans", "resource_spans", "scope_spans"}
+
 
 def is_otlp(row: Any) -> bool:
     """Whether a row looks like OTLP/JSON."""
-    return isinstance(row, dict) and bool({"resourceSpans", "scopeSpans"} & cast("dict[str, Any]", row).keys())
+    return isinstance(row, dict) and bool(_KEYS & cast("dict[str, Any]", row).keys())
 
 
 def otlp_requests(row: Any, agent: str, limit: int = REQUEST_BYTES) -> Iterator[ExportTraceServiceRequest]:
@@ -27,7 +29,8 @@ def otlp_requests(row: Any, agent: str, limit: int = REQUEST_BYTES) -> Iterator[
     """
     if not is_otlp(row):
         raise Invalid("not_otlp", "expected an object with resourceSpans")
-    request = TRACES.from_document(row if "resourceSpans" in row else {"resourceSpans": [row]})
+    whole = "resourceSpans" in row or "resource_spans" in row
+    request = TRACES.from_document(row if whole else {"resourceSpans": [row]})
     _, dropped, why = TRACES.drop_malformed(request)
     if dropped:
         raise Invalid("invalid_span", as_in_json(why))

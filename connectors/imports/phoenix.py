@@ -1,7 +1,8 @@
 """Phoenix's exports as spans: rows of the spans data frame, or spans of its REST API and command line.
 
 In the first every attribute is a column (``attributes.llm.model_name``, ``context.trace_id``); in the second they are
-in ``attributes``, flat or nested. Spans as OpenTelemetry's SDK for Python prints them have the second form too.
+in ``attributes``, flat or nested. Spans as OpenTelemetry's SDK for Python prints them have the second form too. A data
+frame may also come as pandas writes it by default, one object of columns whose values are by row.
 """
 
 from __future__ import annotations
@@ -27,13 +28,29 @@ def is_phoenix(row: Any) -> bool:
 
 
 def phoenix_spans(row: Any, agent: str) -> Iterator[SpanRow]:
-    """The span of one row, of ``agent``, or else of the agent or service that the row names.
+    """The spans of one row, of ``agent``, or else of the agent or service that the row names.
 
     Raises Invalid naming the field.
     """
     if not isinstance(row, dict):
         raise Invalid("not_object", "a JSON object was expected")
-    held = _flat_context(cast("Values", row))
+    for one in _rows(cast("Values", row)):
+        yield _span(one, agent)
+
+
+def _rows(row: Values) -> Iterator[Values]:
+    """The row; those of a whole data frame that comes by its columns."""
+    traces = row.get("context.trace_id")
+    if not isinstance(traces, dict):
+        yield row
+        return
+    columns = {name: cast("Values", column) for name, column in row.items() if isinstance(column, dict)}
+    for index in cast("Values", traces):
+        yield {name: column[index] for name, column in columns.items() if column.get(index) is not None}
+
+
+def _span(row: Values, agent: str) -> SpanRow:
+    held = _flat_context(row)
     trace = required(held, "context.trace_id")
     start = nanos(held.get("start_time"), "start_time")
     said = _attributes(held)
@@ -42,7 +59,7 @@ def phoenix_spans(row: Any, agent: str) -> Iterator[SpanRow]:
     code = text_in(held, "status_code") or text_in(told, "status_code", "code")
     resource = held.get("resource")
     shared = cast("Values", resource).get("attributes") if isinstance(resource, dict) else None
-    yield SpanRow(
+    return SpanRow(
         trace_id=trace_id_of(trace),
         span_id=span_id_of(required(held, "context.span_id"), trace),
         parent_id=span_id_of(text_in(held, "parent_id"), trace),

@@ -67,8 +67,11 @@ _IGNORED = [
 ]  # fmt: skip
 _UNUSED = ("tagger", "attribute_ruler", "lemmatizer", "parser", "senter")
 _STOCK = (CreditCardRecognizer, CryptoRecognizer, IbanRecognizer, IpRecognizer, UsSsnRecognizer)
-_VERSION = re.compile(r"(?<=[A-Za-z]-)(?:\d{1,2}-){1,2}20\d\d[01]\d[0-3]\d(?!\d|-\d)")
-"""The end of a model's name, as in ``sonnet-4-5-20250929``: no telephone."""
+_NO_PHONE = re.compile(
+    r"(?<=[A-Za-z]-)(?:\d{1,2}-){1,2}20\d\d[01]\d[0-3]\d(?!\d|-\d)"
+    r"|(?<![\d.])\d\.\d{5,}(?!\d|\.\d)|(?<![\w.+\-])1[4-9]\d{8}(?![\w\-]|\.\d)"
+)
+"""The end of a model's name, as in ``sonnet-4-5-20250929``, a share like 0.48583701, seconds since 1970."""
 _PHONE_GATE = re.compile(r"(?:\d[^\d\n]{0,4}){6}\d")
 _JSON_PAIR = re.compile(
     r"""["']([A-Za-z_][\w \-]{1,30})\\?["']\s*:\s*(?:\\?"((?:[^"\\]|\\[^"])+)|'([^'\n]+)'|(\d{4,}))"""
@@ -250,9 +253,9 @@ class Detector:
                 )
                 yield from (_validated(recognizer, f, text) for f in _matches(rule, text))
         if _PHONE_GATE.search(text):
-            versions = {match.span() for match in _VERSION.finditer(text)}
+            others = {match.span() for match in _NO_PHONE.finditer(text)}
             for result in self._phones.analyze(text, ["PHONE_NUMBER"]):
-                if (result.start, result.end) in versions:
+                if (result.start, result.end) in others:
                     continue
                 yield Find(result.start, result.end, "PHONE_NUMBER", result.score)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,24 @@ def test_otlp_is_kept_as_it_is(tmp_path: Path) -> None:
     parts = list(otlp_requests({"resourceSpans": many}, "", limit=10))
     assert len(parts) == 3
     assert all(part.resource_spans[0].resource.attributes[0].value.string_value == "bot" for part in parts)
+
+
+def test_otlp_may_have_the_names_of_protobuf(tmp_path: Path) -> None:
+    text = json.dumps(OTLP)
+    for name in set(re.findall(r'"([a-z]+[A-Z]\w*)":', text)):
+        text = text.replace(f'"{name}":', '"' + re.sub("([A-Z])", r"_\1", name).lower() + '":')
+    assert '"trace_id"' in text
+    again = json.loads(text)
+    (span,), (same,) = spans(write(tmp_path, again), "otlp-json"), spans(write(tmp_path, OTLP), "otlp-json")
+    assert span == same
+    assert format_of(write(tmp_path, again)) == "otlp-json"
+
+
+def test_a_data_frame_by_its_columns_is_the_same_as_by_its_rows(tmp_path: Path) -> None:
+    other = FRAME | {"context.span_id": "f" * 16, "extra": None}
+    columns = {name: {"0": FRAME.get(name), "1": other.get(name)} for name in other}
+    assert format_of(write(tmp_path, columns)) == "phoenix"
+    assert spans(write(tmp_path, columns), "phoenix") == spans(write(tmp_path, FRAME, other), "phoenix")
 
 
 def test_a_chat_row_is_a_conversation_of_its_content(tmp_path: Path) -> None:

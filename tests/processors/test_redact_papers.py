@@ -64,6 +64,7 @@ HARMLESS = [
     "npm i typescript@5.4.2",
     "Section 12, 2024 edition, page 300",
     "uuid 550e8400-e29b-41d4-a716-446655440000 created",
+    '{"score": 0.8765432109, "ts": 1767225600, "loss": [0.12345678, -0.98765432]}',
     "commit 9fceb02d0ae598e95dc970b74767f19372d61af8",
     "scores 0.48583701, 0.22944813 and 0.5",
     "gpt-4o-2024-08-06 was used on 12/05/2024",
