@@ -10,36 +10,35 @@ Place = tuple[str, int]
 
 
 class ProgressWatch:
-    """Remembers since when each place has had something to read without getting on.
+    """Remembers for how long each place has had something to read without getting on.
 
-    ``look`` is called now and then with how far each place is behind and where it stands. ``clock`` counts seconds.
+    ``look`` is called now and then with how far each place is behind and where it stands. ``clock`` counts seconds. Only
+    what looks have seen counts: while brokers are silent, or a busy machine does not get to it, nobody knows whether a
+    place stands still. So the time from one look to the next counts for half of ``stall_seconds`` at most.
     """
 
     def __init__(self, stall_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._stall_seconds, self._clock = stall_seconds, clock
-        self._since: dict[Place, tuple[int, float]] = {}
+        self._looked: float | None = None
+        self._stood: dict[Place, tuple[int, float]] = {}
+        """Where each place was, and for how many seconds it has been seen there with something to read."""
         self._behind: dict[Place, int] = {}
 
     def look(self, behind: Mapping[Place, int], positions: Mapping[Place, int]) -> None:
         """Take note. A place that is gone (it has another owner) is forgotten."""
-        now = self._clock()
-        for place in set(self._since) - set(behind):
-            del self._since[place]
+        now, before = self._clock(), self._stood
+        passed = 0.0 if self._looked is None else min(now - self._looked, self._stall_seconds / 2)
+        self._stood = {}
         for place, count in behind.items():
             at = positions.get(place, 0)
-            before = self._since.get(place)
-            if not count or before is None or before[0] != at:
-                self._since[place] = (at, now)
-        self._behind = dict(behind)
+            where, stood = before.get(place, (at, 0.0))
+            still = count and where == at and self._behind.get(place)
+            self._stood[place] = (at, stood + passed if still else 0.0)
+        self._looked, self._behind = now, dict(behind)
 
     def stalled(self, times: float = 1.0) -> list[Place]:
         """Places that have stood still with something to read for too long, or so many times as long."""
-        now = self._clock()
-        return [
-            place
-            for place, (_, since) in self._since.items()
-            if self._behind.get(place) and now - since > times * self._stall_seconds
-        ]
+        return [place for place, (_, stood) in self._stood.items() if stood >= times * self._stall_seconds]
 
     def problems(self) -> list[str]:
         """The same in words."""
