@@ -389,7 +389,7 @@ def drift(
     from driftwheel.drift import watch_file
     from processors.watch import WatchSettings
 
-    watch_file(source, target, WatchSettings(detector=detector, budget=budget))
+    watch_file(source, target, WatchSettings(detector=detector, budget=budget), Console(stderr=True))
 
 
 @keys_app.command("create")

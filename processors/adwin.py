@@ -22,15 +22,17 @@ _UNIT = 1000
 """Values are kept as whole thousandths."""
 _PER_LEVEL = 2
 _LEVELS = 14
-_BATCH = 64
-_MEMORY = 1000
+_BATCH, _LONG = 64, 8
+"""Values in a batch, and batches in a long one."""
+_MEMORY, _FEW = 1000, 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Adwin:
     """``warm``: values before the first test. ``clock``: values between two tests. ``newest``: fewest after a cut.
 
-    ``rises``: only rises are evidence. ``batches``: values resemble their neighbours.
+    ``rises``: only rises are evidence. ``batches``: values resemble their neighbours,
+    or move in cycles of up to some thousand values.
     """
 
     warm: int = 200
@@ -55,7 +57,7 @@ def update(data: dict[str, Any], value: float, adwin: Adwin) -> float:
     (True, True)
     """
     whole = round(value * _UNIT)
-    _spread(data, whole)
+    _spread(data, whole, adwin)
     _insert(data["b"], whole)
     if data["n"] >= adwin.warm and data["n"] % adwin.clock == 0:
         data["e"] = round(_best(data, adwin)[0], 4)
@@ -82,7 +84,7 @@ def cut(data: dict[str, Any], adwin: Adwin) -> tuple[float, float]:
     return older, newer
 
 
-def _spread(data: dict[str, Any], whole: int) -> None:
+def _spread(data: dict[str, Any], whole: int, adwin: Adwin) -> None:
     """Moving mean and variance of the values, and of half the squared step from batch to batch."""
     data["n"] += 1
     rate = 1.0 / min(data["n"], _MEMORY)
@@ -94,7 +96,26 @@ def _spread(data: dict[str, Any], whole: int) -> None:
         step = data["s"] - data["p"] if data["n"] > _BATCH else 0
         rate = 1.0 / min(data["n"] // _BATCH, _MEMORY // _BATCH)
         data["d"] = round(data["d"] + rate * (step * step / (2 * _BATCH) - data["d"]), 1)
+        if adwin.batches:
+            _spread_long(data)
         data["p"], data["s"] = data["s"], 0
+
+
+def _spread_long(data: dict[str, Any]) -> None:
+    """The same from one long batch to the next: ``long`` has that variance, how many there were, the last, this one."""
+    variance, count, last, now, batches = data.get("long", (0.0, 0, 0, 0, 0))
+    now, batches = now + data["s"], batches + 1
+    if batches == _LONG:
+        step = now - last if count else 0
+        count, last, now, batches = count + 1, now, 0, 0
+        rate = 1.0 / min(max(count - 1, 1), _LONG)
+        variance = round(variance + rate * (step * step / (2 * _BATCH * _LONG) - variance), 1)
+    data["long"] = [variance, count, last, now, batches]
+
+
+def _wandering(data: dict[str, Any]) -> float:
+    """The variance of batches; that of long ones, which is known of few, only where it is much larger."""
+    return max(data["d"], data["long"][0] / _FEW if "long" in data else 0.0)
 
 
 def _insert(levels: list[list[int]], whole: int) -> None:
@@ -114,7 +135,7 @@ def _best(data: dict[str, Any], adwin: Adwin) -> tuple[float, int, float, float]
     levels = data["b"]
     total = sum(len(level) << depth for depth, level in enumerate(levels))
     whole = sum(map(sum, levels))
-    variance = max(data["v"], data["d"] if adwin.batches else 0.0, 1.0)
+    variance = max(data["v"], _wandering(data) if adwin.batches else 0.0, 1.0)
     count = sums = place = 0
     best = (0.0, 0, 0.0, 0.0)
     for depth, level in enumerate(levels):

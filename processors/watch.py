@@ -1,9 +1,9 @@
 """Watch: any number of series, told apart by cohort, each by the detectors that fit it; findings at two levels.
 
 A series of zeros and ones is watched by MixLR (1 is a failure; rises only); any other by ADWIN for its mean and by
-Tails for single values and short stretches, each with half of the budget. A series is binary until it has another
-value; both kinds of detectors run for its first thousand values. After an alarm the reference is learnt anew, so that
-one change is told once.
+Tails for single values and short stretches, with a fifth and four fifths of the budget. A series is binary until it has
+another value; both kinds of detectors run for its first thousand values. After an alarm the reference is learnt anew,
+so that one change is told once.
 
 Binary cohorts share a roll-up: it lends a young cohort its rate, with the weight that the spread between cohorts
 deserves, and what it finds is told of the smallest cohort that has moved itself, if there is one.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from processors import adwin, mixlr, tails
@@ -26,6 +27,8 @@ ALL = "*"
 Choice = Literal["auto", "mixlr", "adwin", "tails"]
 Level = Literal["warn", "alarm"]
 _WARN = 10.0
+_TAILS = 0.8
+"""Of the budget of a series of numbers, the share of Tails; ADWIN has the rest, which costs it little."""
 _CALM = 2.0
 _FREE, _LONG = 50, 1_000
 """So many cohorts may spend the budget; with more, each learns its reference for longer, as the roll-up does."""
@@ -107,8 +110,9 @@ class Watch:
         """The roll-up's detector with the strength that it deserves: cohorts which differ lend each other little."""
         if self._all is None:
             return None
-        known = [s.rate.data for s in self._series.values() if s.rate and s.rate.data["n"] >= _YOUNG]
-        strength = strength_of([mixlr.counts(one, self._settings.mix) for one in known[:_FREE]])
+        first = islice(self._series.values(), 4 * _FREE)
+        known = (s.rate.data for s in first if s.rate and s.rate.data["n"] >= _YOUNG)
+        strength = strength_of([mixlr.counts(one, self._settings.mix) for one in islice(known, _FREE)])
         return mixlr.weakened(self._all.data, strength)
 
     def _roll_up(self, rate: _Rate, value: float, hour: int | None) -> Iterator[Finding]:
@@ -166,12 +170,13 @@ class _Numbers:
         self._silent = 0
 
     def take(self, value: float, cohort: str, budgets: tuple[float, float]) -> Iterator[Finding]:
-        if self._detector == "auto":
-            budgets = (budgets[0] / 2.0, budgets[1] / 2.0)
         if self._detector != "adwin":
-            yield from self._far(value, cohort, budgets)
+            yield from self._far(value, cohort, self._share(budgets, _TAILS))
         if self._detector != "tails":
-            yield from self._moved(value, cohort, budgets)
+            yield from self._moved(value, cohort, self._share(budgets, 1.0 - _TAILS))
+
+    def _share(self, budgets: tuple[float, float], share: float) -> tuple[float, float]:
+        return (budgets[0] * share, budgets[1] * share) if self._detector == "auto" else budgets
 
     def _far(self, value: float, cohort: str, budgets: tuple[float, float]) -> Iterator[Finding]:
         statistic = tails.update(self._tails, value)

@@ -36,6 +36,8 @@ def shapes(seed: int) -> Iterator[tuple[str, Floats]]:
     for place in range(1, LENGTH):
         walk[place] = 0.9 * walk[place - 1] + noise[place]
     yield "AR(1) 0.9", walk
+    for day in (24, 288, 1_440):
+        yield f"a cycle of {day:,}", chance.normal(size=LENGTH) + 2.0 * np.sin(2.0 * np.pi * np.arange(LENGTH) / day)
 
 
 def mean_alarms(values: Floats, limit: float, setting: Adwin = NUMBERS) -> int:
@@ -49,9 +51,9 @@ def mean_alarms(values: Floats, limit: float, setting: Adwin = NUMBERS) -> int:
     return count
 
 
-def tail_alarms(values: Floats, limit: float) -> int:
+def tail_evidence(values: Floats) -> Floats:
     data = tails.fresh()
-    return sum(tails.update(data, value) > limit for value in values.tolist())
+    return np.array([tails.update(data, value) for value in values.tolist()])
 
 
 def report(name: str, shape: str, limits: list[float], count: Callable[[float, int], int], streams: int) -> None:
@@ -86,13 +88,9 @@ def main() -> None:
                 "adwin", shape, [4.0, 6.0, 8.0], lambda limit, seed, m=made: mean_alarms(m[seed], limit), args.streams
             )
         if args.only in ("", "tails"):
-            report(
-                "tails",
-                shape,
-                [5.0, 7.0, 9.0, 11.0],
-                lambda limit, seed, m=made: tail_alarms(m[seed], limit),
-                args.streams,
-            )
+            found = {seed: tail_evidence(values) for seed, values in made.items()}
+            limits = [7.0, 8.0, 9.0, 10.0, 10.6, 11.0, 12.0]
+            report("tails", shape, limits, lambda limit, seed, f=found: int((f[seed] > limit).sum()), args.streams)
 
 
 if __name__ == "__main__":

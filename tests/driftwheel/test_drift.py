@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from driftwheel.drift import watch_file
 from processors.watch import WatchSettings
@@ -57,6 +60,48 @@ def test_other_columns_and_names_of_the_benchmark_are_fine(tmp_path: Path) -> No
     found = watched(tmp_path, "\ufeffTimestamp,note,Value\n" + "\n".join(rows))
     assert {one["signal"] for one in found if one["level"] == "alarm"} <= {"mean", "tail"}
     assert 1_500 <= int(next(one["time"] for one in found if one["level"] == "alarm")) < 1_530
+
+
+@pytest.mark.parametrize("values", [("0.0", "1.0"), ("false", "TRUE"), (" 0", "1 ")])
+def test_however_zeros_and_ones_and_the_header_are_written(tmp_path: Path, values: tuple[str, str]) -> None:
+    rows = [(f"2026-03-02 {n // 3600:02d}:{n // 60 % 60:02d}:{n % 60:02d}", v) for n, v in enumerate(flips())]
+    plain = watched(tmp_path, "time,value\n" + "".join(f"{time},{value}\n" for time, value in rows))
+    odd = "".join(f'{values[value]};"x;y";{time}\r\n\r\n' for time, value in rows)
+    lines = "".join(json.dumps({"Value": values[v], "TimeStamp": time, "id": 3}) + "\n" for time, v in rows)
+    assert plain
+    assert watched(tmp_path, "\ufeff VALUE ;Note; Time\r\n" + odd) == plain
+    assert watched(tmp_path, "\ufeff" + lines) == plain
+
+
+def test_a_compressed_file_is_read_as_it_is(tmp_path: Path) -> None:
+    text = "time,value\n" + "".join(f"{n},{v}\n" for n, v in enumerate(flips()))
+    (tmp_path / "in.csv.gz").write_bytes(gzip.compress(text.encode()))
+    watch_file(str(tmp_path / "in.csv.gz"), str(tmp_path / "found.jsonl"), WatchSettings())
+    found = (tmp_path / "found.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in found] == watched(tmp_path, text)
+
+
+def test_what_is_missing_or_late_is_told_and_does_no_harm(tmp_path: Path) -> None:
+    rows = [f"2026-03-02T{n // 3600:02d}:{n // 60 % 60:02d}:{n % 60:02d}Z,{v}" for n, v in enumerate(flips())]
+    whole = watched(tmp_path, "time,value\n" + "\n".join(rows))
+    source, said = tmp_path / "in", io.StringIO()
+    source.write_text("time,value\n2026-03-02T00:00:00Z,\n2026-03-01T00:00:00Z, \n" + "\n".join(rows))
+    watch_file(str(source), str(tmp_path / "out.jsonl"), WatchSettings(), Console(file=said))
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert found == whole
+    assert "2 of 2402 events have no value" in said.getvalue()
+    assert "1 of 2402 events are older" in said.getvalue()
+    nothing = '{"time": 1, "value": null, "cohort": null}\n{"time": 2, "value": 0, "cohort": 1.5}\n'
+    assert watched(tmp_path, nothing) == []
+
+
+@pytest.mark.parametrize("shift", [8.0, -8.0])
+def test_a_level_that_rises_and_one_that_falls_are_told(tmp_path: Path, shift: float) -> None:
+    chance = random.Random(8)
+    rows = [f"{n},{chance.gauss(100, 2) + (shift if n >= 1_500 else 0)}\n" for n in range(1_700)]
+    alarms = [one for one in watched(tmp_path, "time,value\n" + "".join(rows)) if one["level"] == "alarm"]
+    assert 1_500 <= int(alarms[0]["time"]) < 1_530
+    assert all((one["after"] - one["before"]) * shift > 0 for one in alarms[:2])
 
 
 def test_cohorts_have_their_own_alarms(tmp_path: Path) -> None:

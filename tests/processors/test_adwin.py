@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from statistics import median
@@ -82,6 +83,15 @@ def test_values_that_resemble_their_neighbours_need_batches() -> None:
         values.append(value)
     assert len(alarms(values, Adwin(rises=False))) > 20, "the control"
     assert len(alarms(values, Adwin(rises=False, batches=True))) <= 4
+
+
+def test_a_cycle_of_a_thousand_values_and_more_is_learnt() -> None:
+    chance = random.Random(9)
+    day = [chance.gauss(2.0 * math.sin(2.0 * math.pi * place / 1_440), 1.0) for place in range(15_000)]
+    assert len(alarms(day, Adwin(rises=False))) > 20, "the control"
+    assert sum(place > 3_000 for place in alarms(day, Adwin(rises=False, batches=True))) == 0
+    later = [value + (6.0 if place >= 12_000 else 0.0) for place, value in enumerate(day)]
+    assert any(place > 12_000 for place in alarms(later, Adwin(rises=False, batches=True)))
 
 
 def test_state_is_small_and_survives_json_bit_for_bit() -> None:

@@ -6,9 +6,10 @@ import json
 import random
 from collections.abc import Sequence
 
+from processors.budget import threshold
 from processors.tails import adapt, fresh, means, update
 
-LIMIT = 9.2
+LIMIT = threshold("tails", 1.0)
 
 
 def news(values: Sequence[float], limit: float = LIMIT) -> list[int]:
