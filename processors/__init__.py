@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from processors.assemble import Assemble
 from processors.attribute import Attribute
+from processors.cluster import Cluster
 from processors.curate import Curate
 from processors.detect_drift import DetectDrift
 from processors.plan import Plan
@@ -11,5 +12,5 @@ from processors.redact import Redact
 from processors.score import ScoreTurns
 from processors.stage import Stage
 
-PIPELINE: tuple[type[Stage], ...] = (Redact, Assemble, ScoreTurns, Attribute, DetectDrift, Curate, Plan)
+PIPELINE: tuple[type[Stage], ...] = (Redact, Assemble, ScoreTurns, Attribute, Cluster, DetectDrift, Curate, Plan)
 """The stages, in the order of the flow."""

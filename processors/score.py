@@ -92,6 +92,7 @@ class ScoreTurns(Stage):
             tool_errors=turn.tool_errors,
             retrievals=turn.retrievals,
             retrieval_score=turn.retrieval_score,
+            sketch=turn.sketch,
         )
 
 

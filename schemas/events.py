@@ -177,6 +177,8 @@ class Turn(Clean):
     ``called_tools`` are the tools that have spans, or else those that its model asked for; ``tool_calls`` counts them.
     ``cost`` adds up what its spans say, in US dollars; None when none says it. ``faults``: what its spans show that may
     be a fault (``processors.faults`` names and explains each), only what is there; ``fault_spans``: the span of each.
+    ``sketch``: what a session's first message is about (``processors.mmd``), in base64; '' for others, and without a
+    model.
     """
 
     session_id: str
@@ -205,6 +207,7 @@ class Turn(Clean):
     error: str = ""
     faults: dict[str, float] = Field(default_factory=dict)
     fault_spans: dict[str, str] = Field(default_factory=dict)
+    sketch: str = ""
 
 
 class Score(Record):
@@ -230,13 +233,15 @@ class Score(Record):
     retrieval_score: float | None = None
     fault_spans: dict[str, str] = Field(default_factory=dict)
     causes: str = ""
+    sketch: str = ""
 
 
 class Outcome(Record):
     """The settled verdict on a turn with its first cause and the evidence for both.
 
     ``session_value`` is set on exactly one outcome of a session: 1 with its first failure, 0 when it closed
-    without any; that is the value drift detectors take, since turns of one session are not independent.
+    without any; that is the value drift detectors take, since turns of one session are not independent. With it
+    goes the ``sketch`` of the session's first message.
     """
 
     session_id: str
@@ -253,6 +258,7 @@ class Outcome(Record):
     evidence: list[str] = Field(default_factory=list)
     expected: str = ""
     session_value: int | None = None
+    sketch: str = ""
 
 
 class Failure(Clean):
@@ -271,6 +277,27 @@ class Failure(Clean):
     cause: Cause = "unknown"
     p_failure: float
     revision: int = 0
+
+
+class FailureCluster(Clean):
+    """The cluster of a turn that failed: others' that asked for the like; ``name`` and ``size`` are as of now.
+
+    ``name``: words that several people used, at most four; '' while there is none. ``size``: turns ever. A record
+    without ``turn_id`` says that the cluster was merged into ``merged_into``, whose name and size it tells.
+    """
+
+    session_id: str = ""
+    turn_id: str = ""
+    trace_id: str = ""
+    model_version: str = ""
+    category: str = ""
+    cause: Cause = "unknown"
+    p_failure: float = 0.0
+    revision: int = 0
+    cluster_id: str
+    name: str = ""
+    size: int = 0
+    merged_into: str = ""
 
 
 class Alarm(Record):
@@ -445,7 +472,7 @@ class LedgerEntry(Record):
 
 
 RECORDS: tuple[type[Record], ...] = (
-    RawSignal, Span, Signal, Turn, Score, Outcome, Failure, Alarm, Sample, Label, Trigger, DatasetVersion, Job,
-    Evaluation, Deployment, Erasure, DeadLetter, LedgerEntry,
+    RawSignal, Span, Signal, Turn, Score, Outcome, Failure, FailureCluster, Alarm, Sample, Label, Trigger,
+    DatasetVersion, Job, Evaluation, Deployment, Erasure, DeadLetter, LedgerEntry,
 )  # fmt: skip
 """Every record, in the order of the flow."""

@@ -55,7 +55,7 @@ def test_only_stages_whose_topics_are_keyed_otherwise_are_routed() -> None:
 
 
 def test_likeness_is_by_letters_where_there_is_no_model(tmp_path: Path) -> None:
-    folder = {"folder": tmp_path / "models"}
+    folder = {"folder": tmp_path / "models", "embedding": "minilm"}
     assert likeness(Config.model_validate({"models": folder})) is LETTERS
     place = tmp_path / "models" / MINILM.name
     place.mkdir(parents=True)
