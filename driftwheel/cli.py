@@ -227,6 +227,24 @@ def ledger(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def clusters(
+    agent: Annotated[str, typer.Option(help="Of one agent (default: of all).", show_default=False)] = "",
+    days: Annotated[int, typer.Option(min=1, help="In so many days, with today.")] = 7,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """What goes wrong most: clusters of turns that failed, by volume times badness, for each cohort.
+
+    Example: driftwheel clusters --agent support-router --days 30
+    """
+    from driftwheel.clusters_command import top_clusters
+    from driftwheel.tables import show
+
+    show(top_clusters(_config(data_dir), agent, days, limit), as_json=as_json)
+
+
 @app.command(name="import")
 def import_recordings(
     file: Annotated[Path, typer.Argument(help="A recording: JSON or JSON Lines, .gz too.")],

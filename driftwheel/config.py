@@ -91,11 +91,16 @@ class NemoConfig(Section):
 
 
 class ModelsConfig(Section):
-    """Where model weights lie and come from: ``registry`` (packages), ``folder`` or ``hub``."""
+    """Where model weights lie and come from: ``registry`` (packages), ``folder`` or ``hub``.
+
+    ``embedding``: what stages compare texts by: ``static`` (fast), ``minilm`` (better, at some 5 ms of CPU a text), or
+    ``none`` (letters alone, as where the chosen one was never fetched).
+    """
 
     folder: Path = Field(default_factory=lambda: user_data_path("driftwheel") / "models")
     source: str = "registry"
     location: str = ""
+    embedding: Literal["static", "minilm", "none"] = "static"
 
 
 class EngineConfig(Section):

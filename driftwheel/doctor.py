@@ -12,7 +12,7 @@ from importlib import metadata
 import httpx
 import typer
 
-from connectors import models
+from connectors import models, static_embeddings
 from driftwheel.canaries import canary_settings, look_back, total
 from driftwheel.clock import utc_now
 from driftwheel.config import Config
@@ -41,7 +41,7 @@ class Finding:
 def examine(config: Config) -> list[Finding]:
     """Every check, in order; none of them changes anything but the data folder's existence."""
     checks: tuple[Callable[[Config], Finding], ...] = (
-        _python, _minilm, _spacy, _folder, _disk, _port, _grpc_port, _tls, _broker, _store, _nemo, _canaries,
+        _python, _minilm, _static, _spacy, _folder, _disk, _port, _grpc_port, _tls, _broker, _store, _nemo, _canaries,
     )  # fmt: skip
     return [check(config) for check in checks]
 
@@ -66,6 +66,12 @@ def _minilm(config: Config) -> Finding:
     wrong = models.verify(models.MINILM, config.models.folder)
     seen = wrong[0] if wrong else f"{models.MINILM.name} in {config.models.folder}, hashes right"
     return Finding("embedding model", not wrong, seen, "driftwheel models fetch")
+
+
+def _static(config: Config) -> Finding:
+    wrong = static_embeddings.wrong(config.models.folder)
+    seen = wrong[0] if wrong else f"{static_embeddings.NAME} in {config.models.folder}, hashes right"
+    return Finding("static embedding", not wrong, seen, "driftwheel models fetch")
 
 
 def _spacy(config: Config) -> Finding:

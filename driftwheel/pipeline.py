@@ -8,19 +8,22 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from connectors.embeddings import Cached, Deferred, Meaning, MiniLM
+from connectors.embeddings import Cached, Deferred, Embedder, Meaning, MeaningVectors, MiniLM
 from connectors.nemo.port import NemoPort
+from connectors.static_embeddings import APART, AT, Static
 from deploy.apply_release import ApplyRelease, ApplyReleaseSettings
 from deploy.dataset import Library
 from deploy.rollout import Rollout
 from deploy.run_jobs import RunJobs, RunJobsSettings
 from driftwheel.config import Config
-from driftwheel.weights import minilm_folder
+from driftwheel.weights import minilm_folder, static_folder
 from processors import PIPELINE
 from processors.assemble import Assemble
+from processors.cluster import Cluster
 from processors.likeness import LETTERS, Likeness
 from processors.redact import Redact
 from processors.stage import Stage
+from processors.vectors import SPELLING, Vectors
 from schemas.errors import Refused, UsageError
 
 WHEEL: tuple[type[Stage], ...] = (*PIPELINE, RunJobs, Rollout, ApplyRelease)
@@ -53,17 +56,41 @@ def build_stage(stage: type[Stage], config: Config, **values: Any) -> Stage:
     """A pure stage with its settings."""
     settings = stage_settings(stage, config, **values)
     if stage is Assemble:
-        return Assemble(settings, likeness(config) if settings.vectors else LETTERS)
+        return Assemble(settings, *((likeness(config), vectors(config)) if settings.vectors else ()))
+    if stage is Cluster:
+        return Cluster(settings, vectors(config))
     return stage(settings)
 
 
 def likeness(config: Config) -> Likeness:
-    """By meaning where the embedding model is there, else by letters. The model is loaded when it is first asked."""
-    try:
-        folder = minilm_folder(config)
-    except Refused:
+    """By meaning where the embedding model is there, else by letters."""
+    found = embedder(config)
+    if found is None:
         return LETTERS
-    return Meaning(Cached(Deferred(MiniLM.name, MiniLM.dimension, lambda: MiniLM(folder)), _VECTORS))
+    return Meaning(found, at=AT, apart=APART) if found.name == Static.name else Meaning(found)
+
+
+def vectors(config: Config) -> Vectors:
+    """Of the static embedding where it is there and not switched off, else of spelling."""
+    try:
+        folder = static_folder(config)
+    except Refused:
+        return SPELLING
+    if config.models.embedding == "none":
+        return SPELLING
+    return MeaningVectors(Deferred(Static.name, Static.dimension, lambda: Static(folder)))
+
+
+def embedder(config: Config) -> Embedder | None:
+    """The chosen embedding model, which is loaded when it is first asked; None where it is not there."""
+    kind: type[Static] | type[MiniLM] = MiniLM if config.models.embedding == "minilm" else Static
+    try:
+        folder = (minilm_folder if kind is MiniLM else static_folder)(config)
+    except Refused:
+        return None
+    if config.models.embedding == "none":
+        return None
+    return Cached(Deferred(kind.name, kind.dimension, lambda: kind(folder)), _VECTORS)
 
 
 def pure_stages(config: Config, key: bytes) -> list[Stage]:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 3600.0
 _TABLES = {
-    "turns": ("turns", "failures"),
+    "turns": ("turns", "failures", "clusters"),
     "scores": ("scores", "outcomes"),
     "samples": ("samples", "labels"),
     "quarantine": (),

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-from connectors import models
+from connectors import models, static_embeddings
 from driftwheel.api import Table
 from driftwheel.config import Config
 from driftwheel.tables import show
@@ -25,8 +33,16 @@ def minilm_folder(config: Config) -> Path:
     return config.models.folder / models.MINILM.name
 
 
+def static_folder(config: Config) -> Path:
+    """Where the static embedding lies; Refused, with the way out, when it is not there."""
+    found = static_embeddings.look(config.models.folder)
+    if found.state != READY:
+        raise Refused(f"the static embedding is {found.state} in {config.models.folder}: {found.detail}")
+    return config.models.folder / static_embeddings.NAME
+
+
 def fetch_all(config: Config, as_json: bool) -> None:
-    """Fetch what is missing; what is there already is verified and left alone."""
+    """Fetch what is missing, and distil the static embedding; what is there already is verified and left alone."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
@@ -38,12 +54,25 @@ def fetch_all(config: Config, as_json: bool) -> None:
 
         for asset in models.ASSETS.values():
             models.fetch(asset, config.models.folder, config.models.source, config.models.location, report)
+    distil(config)
     list_all(config, as_json)
+
+
+def distil(config: Config) -> None:
+    """Make the static embedding where it is not there, with a progress bar: about a minute of one core."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(f"distilling {static_embeddings.NAME}", total=None)
+        static_embeddings.distil(
+            minilm_folder(config),
+            config.models.folder,
+            lambda done, total: bars.update(task, completed=done, total=total),
+        )
 
 
 def list_all(config: Config, as_json: bool) -> None:
     """Print what is there; exit code 1 when something is missing."""
-    found = models.list_models(config.models.folder)
+    found = [*models.list_models(config.models.folder), static_embeddings.look(config.models.folder)]
     show(Table(["model", "state", "detail"], [[i.name, i.state, i.detail] for i in found]), as_json=as_json)
     if any(item.state != READY for item in found):
         raise typer.Exit(1)
@@ -56,6 +85,7 @@ def verify_all(config: Config, as_json: bool) -> None:
         for asset in models.ASSETS.values()
         for problem in models.verify(asset, config.models.folder)
     ]
+    wrong += [[static_embeddings.NAME, problem] for problem in static_embeddings.wrong(config.models.folder)]
     show(Table(["model", "problem"], wrong), as_json=as_json)
     if wrong:
         raise typer.Exit(1)

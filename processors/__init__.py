@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from processors.assemble import Assemble
 from processors.attribute import Attribute
+from processors.cluster import Cluster
 from processors.curate import Curate
 from processors.detect_drift import DetectDrift
 from processors.learn import Learn
@@ -12,5 +13,7 @@ from processors.redact import Redact
 from processors.score import ScoreTurns
 from processors.stage import Stage
 
-PIPELINE: tuple[type[Stage], ...] = (Redact, Assemble, ScoreTurns, Attribute, DetectDrift, Curate, Learn, Plan)
+PIPELINE: tuple[type[Stage], ...] = (
+    Redact, Assemble, ScoreTurns, Attribute, Cluster, DetectDrift, Curate, Learn, Plan,
+)  # fmt: skip
 """The stages, in the order of the flow."""

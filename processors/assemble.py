@@ -17,12 +17,15 @@ from typing import Any, cast
 
 from processors.likeness import LETTERS, Likeness
 from processors.listening import Listener, act, forget_old, forget_person, remember, unheard
+from processors.mmd import sketch
 from processors.moments import micros, moment, seconds
 from processors.phrases import CANCELLED, flat
 from processors.reactions import ReactionRules
 from processors.stage import Event, Stage, forget
 from processors.state import KeyState
+from processors.text import normal
 from processors.traces import Node, members, node_of, roots, slim, turn_of, weight_of
+from processors.vectors import SPELLING, Vectors
 from schemas.events import EPOCH, Record, Span, Turn, identity
 from schemas.subjects import Subject
 from schemas.topics import SIGNALS, SPANS, TURNS
@@ -67,9 +70,12 @@ class Assemble(Stage):
     memo_size = 48
     by = "session"
 
-    def __init__(self, settings: AssembleSettings | None = None, alike: Likeness = LETTERS) -> None:
+    def __init__(
+        self, settings: AssembleSettings | None = None, alike: Likeness = LETTERS, vectors: Vectors = SPELLING
+    ) -> None:
         chosen = self._settings = settings or AssembleSettings()
         super().__init__(chosen)
+        self._vectors = vectors
         self._listener = Listener(chosen.rules, chosen.gap, chosen.early, alike)
 
     def key(self, record: Record) -> str:
@@ -102,13 +108,27 @@ class Assemble(Stage):
         """Emit again the turns that a late span changes, and what that changes about signals."""
         for turn_id, kept in trace["turns"].items():
             root = trace["nodes"][turn_id.rpartition(".")[2]]
-            turn, spans = _built(data, trace, root, kept["index"])
+            turn, spans = self._built(data, trace, root, kept["index"])
             if turn is not None and _digest(turn) != kept["digest"]:
                 kept["digest"] = _digest(turn)
                 yield turn
                 slim(root, trace["nodes"])
                 remember(data, turn, _stopped(spans), _tools(spans))
         yield from self._listener.changed(data)
+
+    def _built(
+        self, data: dict[str, Any], trace: dict[str, Any], root: Node, index: int
+    ) -> tuple[Turn | None, list[Node]]:
+        """The turn of a root as it is now, and its spans; the session's first with its sketch."""
+        nodes = trace["nodes"]
+        tops = roots(nodes)
+        if root not in tops:
+            tops = [root]
+        spans = members(root, tops, nodes)
+        turn = turn_of(root, spans, index, data["tenant"])
+        if turn is not None and index == 0 and self._vectors.meaning and normal(turn.input):
+            turn = turn.model_copy(update={"sketch": sketch(self._vectors(turn.input))})
+        return turn, spans
 
     def _ready_at(self, root: Node, trace: dict[str, Any]) -> int:
         orphan = root["parent_span_id"] and root["parent_span_id"] not in trace["nodes"]
@@ -165,7 +185,7 @@ class Assemble(Stage):
             forget(state)
 
     def _emit(self, data: dict[str, Any], root: Node, trace: dict[str, Any]) -> Iterator[Record]:
-        turn, spans = _built(data, trace, root, data["next"])
+        turn, spans = self._built(data, trace, root, data["next"])
         if turn is None:
             return
         data["next"] += 1
@@ -200,16 +220,6 @@ def _roots_of(traces: Iterable[dict[str, Any]]) -> Iterator[tuple[Node, dict[str
     for trace in traces:
         for root in _fresh(trace):
             yield root, trace
-
-
-def _built(data: dict[str, Any], trace: dict[str, Any], root: Node, index: int) -> tuple[Turn | None, list[Node]]:
-    """The turn of a root as it is now, and its spans."""
-    nodes = trace["nodes"]
-    tops = roots(nodes)
-    if root not in tops:
-        tops = [root]
-    spans = members(root, tops, nodes)
-    return turn_of(root, spans, index, data["tenant"]), spans
 
 
 def _stopped(spans: Iterable[Node]) -> str:

@@ -64,6 +64,7 @@ class Attribute(Stage):
         if isinstance(record, Score):
             self._heard(data, micros(max(record.event_time, record.end_time)))
             _keep_score(data, record, self._settings.turns)
+            data["sketch"] = record.sketch or data.get("sketch", "")
         elif isinstance(record, Signal) and record.source != "shadow" and record.weight > 0:
             if record.name != "abandonment":
                 self._heard(data, micros(record.event_time))
@@ -102,6 +103,8 @@ class Attribute(Stage):
             list(one) for one in held
             if one.turn_id not in gone and not about.has_turn(one.turn_id) and one.trace_id not in about.traces
         ]  # fmt: skip
+        if gone:
+            data["sketch"] = ""
         if name in about.sessions or not (data["turns"] or data["signals"]):
             forget(state)
 
@@ -118,7 +121,8 @@ class Attribute(Stage):
             news = grown or _differs(turn, judgement) if settled else told or data["closed"] or not last
             value = _session_value(data, news and judgement.verdict == "failure", last)
             if news or value is not None:
-                yield _outcome(turn, judgement, value)
+                sketch = data.get("sketch", "") if value is not None else ""
+                yield _outcome(turn, judgement, value).model_copy(update={"sketch": sketch})
 
 
 def _opened(state: KeyState) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, cast
 
-from processors import adwin, mixlr, movement
+from processors import adwin, mixlr, mmd, movement
 from processors.adwin import Adwin
 from processors.bounds import shorten
 from processors.mixlr import Mix
+from processors.mmd import Mmd
 from processors.moments import micros, moment, seconds
 from processors.stage import Event, Message, Prepared, Stage, forget, later
 from processors.state import KeyState
@@ -34,15 +35,19 @@ ALL = "*"
 """The category of a roll-up."""
 _VERSIONS = 8
 _YOUNG = 200
-_DETECTORS = {"session_failure": "mixlr-2", "uncertainty": "adwin-1"}
+_DETECTORS = {"session_failure": "mixlr-2", "uncertainty": "adwin-1", "query_embedding": "mmd-1"}
+_CHANCE = 1.0
+_QUERIES = f"{ALL}/{ALL}"
 
 
 @dataclass(frozen=True, slots=True)
 class DriftSettings:
     """Evidence is in natural logarithms.
 
-    ``mix``, ``unsure``: the detectors of failures and of uncertainty. ``warn_at``, ``alarm_at``: evidence of failures
-    for either; ``unsure_warn_at``, ``unsure_alarm_at``: the same of uncertainty; ``calm_at``: where a warning ends.
+    ``mix``, ``unsure``, ``queries``: the detectors of failures, of uncertainty and of what is asked. ``warn_at``,
+    ``alarm_at``: evidence of failures for either; ``unsure_warn_at``, ``unsure_alarm_at``: the same of uncertainty;
+    ``queries_warn_at``, ``queries_alarm_at``: by how much queries differ, where 1 is what chance makes of it;
+    ``calm_at``: where a warning ends.
     ``quiet``: sessions after an alarm for which the cohort says nothing more of its failures. ``hourly``: the failure
     rate may follow the hours of the day. ``keys``: what makes a cohort besides the agent. ``cohorts``: how many an
     agent may have, roll-ups included; later ones share ``overflow``. ``idle_days``: a cohort without a session for so
@@ -51,10 +56,13 @@ class DriftSettings:
 
     mix: Mix = field(default_factory=lambda: Mix(nref=200, margin=2.0))
     unsure: Adwin = field(default_factory=Adwin)
+    queries: Mmd = field(default_factory=lambda: Mmd(reference=2_000))
     warn_at: float = 5.6
     alarm_at: float = 8.6
     unsure_warn_at: float = 4.2
     unsure_alarm_at: float = 6.4
+    queries_warn_at: float = 1.8
+    queries_alarm_at: float = 2.1
     calm_at: float = 2.0
     quiet: int = 200
     hourly: bool = True
@@ -126,9 +134,26 @@ class DetectDrift(Stage):
             for news in self._cohort(data["cohorts"], name, whole, outcome):
                 place, told = self._told(data["cohorts"], name, whole, news)
                 if place:
-                    yield self._alarm(event, outcome, data["cohorts"][place], place, told, movement.moved(features))
+                    sessions = data["cohorts"][place]["rate"]["n"]
+                    yield self._alarm(event, outcome, sessions, place, told, movement.moved(features))
+        yield from self._queries(event, outcome, data)
         idle = seconds(86_400.0 * self._settings.idle_days)
         state.due = later(state.due, moment(micros(outcome.event_time) + idle))
+
+    def _queries(self, event: Event, outcome: Outcome, data: dict[str, Any]) -> Iterator[Alarm]:
+        """Whether the agent is asked about something else than before; after an alarm that is the usual."""
+        values, settings = mmd.sketched(outcome.sketch), self._settings
+        if values is None:
+            return
+        held = data.setdefault("queries", {"mmd": mmd.fresh(), "warned": False})
+        statistic = mmd.update(held["mmd"], values, settings.queries)
+        warn, alarm = settings.queries_warn_at, settings.queries_alarm_at
+        level, held["warned"] = _level(statistic, warn, alarm, _CHANCE, held["warned"])
+        if level:
+            news = _News("query_embedding", level, statistic, alarm if level == "alarm" else warn, _CHANCE, statistic)
+            yield self._alarm(event, outcome, held["mmd"]["n"], _QUERIES, news, {})
+        if level == "alarm":
+            data["queries"] = {"mmd": mmd.fresh(), "warned": False}
 
     def _names(self, cohorts: dict[str, Any], outcome: Outcome) -> tuple[str, str]:
         """The roll-up of an outcome, and its own cohort: the same when it has no category."""
@@ -215,7 +240,7 @@ class DetectDrift(Stage):
                     one.update(e=0.0, warned=False, unsure=adwin.fresh(), doubted=0)
 
     def _alarm(
-        self, event: Event, outcome: Outcome, one: dict[str, Any], place: str, news: _News, moved: dict[str, float]
+        self, event: Event, outcome: Outcome, sessions: int, place: str, news: _News, moved: dict[str, float]
     ) -> Alarm:
         cohort = f"{outcome.tenant}/{outcome.agent}/{place}"
         return Alarm.model_validate(
@@ -234,7 +259,7 @@ class DetectDrift(Stage):
                 "threshold": news.threshold,
                 "baseline": round(news.before, 6),
                 "current": round(news.after, 6),
-                "sessions": one["rate"]["n"],
+                "sessions": sessions,
                 "moved": moved,
             }
         )

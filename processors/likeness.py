@@ -11,7 +11,8 @@ class Likeness(Protocol):
     """A measure: 1 the same, about 0 nothing in common. The same two texts always give the same number.
 
     ``name`` says how it was measured, in evidence; ``meaning`` whether it sees meaning or only spelling; ``at`` from
-    what likeness one message is another one rephrased.
+    what likeness one message is another one rephrased; ``apart``: under what mean likeness messages are about
+    something else.
     """
 
     @property
@@ -29,6 +30,11 @@ class Likeness(Protocol):
         """From what likeness a message rephrases another."""
         ...
 
+    @property
+    def apart(self) -> float:
+        """Under which mean likeness messages are about something else."""
+        ...
+
     def __call__(self, first: str, second: str) -> float:
         """The likeness of two texts."""
         ...
@@ -40,6 +46,7 @@ class Letters:
     name = "letters"
     meaning = False
     at = 0.5
+    apart = 0.1
 
     def __call__(self, first: str, second: str) -> float:
         """See ``processors.text.similarity``."""

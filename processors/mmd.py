@@ -42,6 +42,20 @@ def features(embeddings: Array) -> NDArray[np.int8]:
     return np.rint(_BYTE * np.cos(embeddings.astype(np.float64) @ frequencies + phases)).astype(np.int8)
 
 
+def sketch(embedding: Array) -> str:
+    """The features of one unit embedding, in base64: what travels."""
+    return base64.b64encode(features(embedding[None, :])[0].tobytes()).decode()
+
+
+def sketched(text: str) -> NDArray[np.int8] | None:
+    """The features that ``sketch`` wrote; None for anything else."""
+    try:
+        held = base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    return np.frombuffer(held, dtype=np.int8) if len(held) == FEATURES else None
+
+
 def fresh() -> dict[str, Any]:
     """The state of a new detector; JSON, at most 300 bytes for ever."""
     return {"n": 0, "v": 0.0, "c": "", "r": ""}

@@ -84,7 +84,7 @@ class Plan(Stage):
         if alarm.model_version in data["retired"]:
             return ""
         case = self._case(data, alarm.model_version)
-        if alarm.level == "warn":
+        if alarm.level == "warn" or alarm.signal == "query_embedding":
             case["phase"] = "warn" if case["phase"] == "ok" else case["phase"]
             return ""
         if case["phase"] in ("ok", "warn"):

@@ -63,17 +63,18 @@ class ReactionRules:
     press of the button, not a question asked again. ``restated_at``: likeness with an earlier message from which an
     answer to the agent's question was given before. ``dwell_z``: robust deviations of a pause, for the length of the
     answer, from those of the session before, of which there are at least ``dwell_after``. ``diverged_at``: likeness in
-    meaning of the last messages with the first under which the conversation has drifted off.
+    meaning of the last messages with the first under which the conversation has drifted off (None: what suits
+    the model).
     """
 
     rephrase_at: float = 0.5
     rephrase_gap: float = 300.0
-    meaning_at: float = 0.6
+    meaning_at: float | None = None
     regenerate_gap: float = 120.0
     restated_at: float = 0.6
     dwell_z: float = 3.0
     dwell_after: int = 4
-    diverged_at: float = 0.3
+    diverged_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ def _asked_again(before: Said, now: Said, rules: ReactionRules, alike: Likeness)
         return REPEAT.by("same_words", gap_s=shown)
     if gap is not None and gap > rules.rephrase_gap:
         return None
-    measured = _alike(before.text, now.text, rules.rephrase_at, rules.meaning_at, alike)
+    measured = _alike(before.text, now.text, rules.rephrase_at, _first(rules.meaning_at, alike.at), alike)
     return None if measured is None else REPHRASE.by("alike", similarity=measured[0], measure=measured[1], gap_s=shown)
 
 
@@ -179,7 +180,7 @@ def _forgotten(earlier: Sequence[Said], now: Said, rules: ReactionRules, alike: 
     if not earlier[-1].asks or not normal(now.text) or len(words(now.text)) < 2:
         return None
     for one in reversed(earlier[:-1]):
-        measured = _alike(one.text, now.text, rules.restated_at, rules.restated_at + 0.1, alike)
+        measured = _alike(one.text, now.text, rules.restated_at, _first(rules.meaning_at, alike.at) + 0.1, alike)
         if measured is not None:
             return FORGETFUL.by("restated", similarity=measured[0], measure=measured[1], first_said=one.id or None)
     return None
@@ -206,7 +207,12 @@ def diverged(first: str, last: Sequence[str], rules: ReactionRules, alike: Liken
     if not alike.meaning or len(last) < 2 or any(is_closing(text) for text in last):
         return None
     mean = round(sum(alike(first, text) for text in last) / len(last), 4)
-    return DIVERGED.by("left_first_request", similarity=mean, measure=alike.name) if mean < rules.diverged_at else None
+    bar = _first(rules.diverged_at, alike.apart)
+    return DIVERGED.by("left_first_request", similarity=mean, measure=alike.name) if mean < bar else None
+
+
+def _first(given: float | None, otherwise: float) -> float:
+    return otherwise if given is None else given
 
 
 def _shown(gap: float | None) -> str | None:

@@ -99,6 +99,7 @@ class ScoreTurns(Stage):
             retrievals=turn.retrievals,
             retrieval_score=turn.retrieval_score,
             forces=known.get("forces", {}),
+            sketch=turn.sketch,
         )
 
 

@@ -180,7 +180,8 @@ class Turn(Clean):
     ``called_tools`` are the tools that have spans, or else those that its model asked for; ``tool_calls`` counts them.
     ``cost`` adds up what its spans say, in US dollars; None when none says it. ``estimates``: see Span. ``faults``:
     what its spans show that may be a fault (``processors.faults`` explains each), only what is there; ``fault_spans``:
-    where.
+    where. ``sketch``: what a session's first message is about (``processors.mmd``), in base64; '' for others, and
+    without a model.
     """
 
     session_id: str
@@ -210,6 +211,7 @@ class Turn(Clean):
     estimates: dict[str, float] = Field(default_factory=dict)
     faults: dict[str, float] = Field(default_factory=dict)
     fault_spans: dict[str, str] = Field(default_factory=dict)
+    sketch: str = ""
 
 
 class Score(Record):
@@ -238,6 +240,7 @@ class Score(Record):
     forces: dict[str, float] = Field(default_factory=dict)
     fault_spans: dict[str, str] = Field(default_factory=dict)
     causes: str = ""
+    sketch: str = ""
 
 
 class Outcome(Record):
@@ -246,7 +249,8 @@ class Outcome(Record):
     ``session_value`` is set on exactly one outcome of a session: 1 with its first failure, 0 when it closed without
     any; that is the value drift detectors take, since turns of one session are not independent. ``basis``: what the
     verdict rests on: what a person said, what an evaluator judged, what was done, or what the score expects; '' when it
-    is unknown. ``features`` are the score's, where a person said it.
+    is unknown. ``features`` are the score's, where a person said it. ``sketch``: of the
+    session's first message, with the session's value.
     """
 
     session_id: str
@@ -265,6 +269,7 @@ class Outcome(Record):
     session_value: int | None = None
     basis: Basis = ""
     features: dict[str, float] = Field(default_factory=dict)
+    sketch: str = ""
 
 
 class Failure(Clean):
@@ -283,6 +288,27 @@ class Failure(Clean):
     cause: Cause = "unknown"
     p_failure: float
     revision: int = 0
+
+
+class FailureCluster(Clean):
+    """The cluster of a turn that failed: others' that asked for the like; ``name`` and ``size`` are as of now.
+
+    ``name``: words that several people used, at most four; '' while there is none. ``size``: turns ever. A record
+    without ``turn_id`` says that the cluster was merged into ``merged_into``, whose name and size it tells.
+    """
+
+    session_id: str = ""
+    turn_id: str = ""
+    trace_id: str = ""
+    model_version: str = ""
+    category: str = ""
+    cause: Cause = "unknown"
+    p_failure: float = 0.0
+    revision: int = 0
+    cluster_id: str
+    name: str = ""
+    size: int = 0
+    merged_into: str = ""
 
 
 class Alarm(Record):
@@ -479,7 +505,7 @@ class LedgerEntry(Record):
 
 
 RECORDS: tuple[type[Record], ...] = (
-    RawSignal, Span, Signal, Turn, Score, Outcome, Failure, Alarm, Sample, Label, Calibration, Trigger, DatasetVersion,
-    Job, Evaluation, Deployment, Erasure, DeadLetter, LedgerEntry,
+    RawSignal, Span, Signal, Turn, Score, Outcome, Failure, FailureCluster, Alarm, Sample, Label, Calibration, Trigger,
+    DatasetVersion, Job, Evaluation, Deployment, Erasure, DeadLetter, LedgerEntry,
 )  # fmt: skip
 """Every record, in the order of the flow."""

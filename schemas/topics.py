@@ -67,6 +67,7 @@ TURNS = Topic("agent.turns", events.Turn, _session, by="session")
 SCORES = Topic("agent.scores", events.Score, _session, by="session")
 OUTCOMES = Topic("agent.outcomes", events.Outcome, _session, by="session")
 FAILURES = Topic("flywheel.failures", events.Failure, _agent, retention=30 * _DAY)
+CLUSTERS = Topic("flywheel.clusters", events.FailureCluster, _agent, retention=30 * _DAY)
 ALARMS = Topic("flywheel.alarms", events.Alarm, _cohort, retention=30 * _DAY, by="cohort")
 SAMPLES = Topic("flywheel.samples", events.Sample, _agent, retention=30 * _DAY)
 LABELS = Topic("flywheel.labels", events.Label, _agent, compacted=True)
@@ -81,8 +82,8 @@ DEAD_LETTERS = Topic("flywheel.deadletters", events.DeadLetter, _agent, retentio
 LEDGER = Topic("flywheel.ledger", events.LedgerEntry, _agent, retention=30 * _DAY)
 
 TOPICS: tuple[Topic, ...] = (
-    OTLP_SPANS, OTLP_LOGS, SIGNALS_RAW, SPANS, SIGNALS, TURNS, SCORES, OUTCOMES, FAILURES, ALARMS, SAMPLES, LABELS,
-    CALIBRATIONS, TRIGGERS, DATASETS, JOBS, EVALUATIONS, DEPLOYMENTS, ERASURES, DEAD_LETTERS, LEDGER,
+    OTLP_SPANS, OTLP_LOGS, SIGNALS_RAW, SPANS, SIGNALS, TURNS, SCORES, OUTCOMES, FAILURES, CLUSTERS, ALARMS, SAMPLES,
+    LABELS, CALIBRATIONS, TRIGGERS, DATASETS, JOBS, EVALUATIONS, DEPLOYMENTS, ERASURES, DEAD_LETTERS, LEDGER,
 )  # fmt: skip
 """Every topic, in the order of the flow."""
 

@@ -23,6 +23,7 @@ TABLES: dict[type[Record], str] = {
     events.Score: "scores",
     events.Outcome: "outcomes",
     events.Failure: "failures",
+    events.FailureCluster: "clusters",
     events.Alarm: "alarms",
     events.Sample: "samples",
     events.Label: "labels",
@@ -95,12 +96,12 @@ def _sound(value: Any) -> Any:
 def version_of(record: Record) -> int:
     """Which of two rows with one key is newer: from the event alone, so that a redelivery meets its twin.
 
-    A turn counts by what it has gathered, an outcome and a failure by their revision, a dataset version by what was
-    erased of it, all others by event time in milliseconds.
+    A turn counts by what it has gathered, an outcome and what follows from it by its revision, a dataset version by
+    what was erased of it, all others by event time in milliseconds.
     """
     if isinstance(record, events.Turn):
         return max(0, _millis(record.end_time)) * 10_000 + min(9_999, record.tool_calls)
-    if isinstance(record, (events.Outcome, events.Failure)):
+    if isinstance(record, (events.Outcome, events.Failure, events.FailureCluster)):
         return max(0, record.revision)
     if isinstance(record, events.DatasetVersion):
         return max(0, _millis(record.event_time)) * 100_000 + min(99_999, record.erased)

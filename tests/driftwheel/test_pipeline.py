@@ -66,7 +66,7 @@ def test_what_was_learnt_comes_round_and_nothing_waits_for_itself() -> None:
 
 
 def test_likeness_is_by_letters_where_there_is_no_model(tmp_path: Path) -> None:
-    folder = {"folder": tmp_path / "models"}
+    folder = {"folder": tmp_path / "models", "embedding": "minilm"}
     assert likeness(Config.model_validate({"models": folder})) is LETTERS
     place = tmp_path / "models" / MINILM.name
     place.mkdir(parents=True)

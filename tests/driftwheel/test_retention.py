@@ -40,7 +40,7 @@ def test_policies_say_days_by_class(policies: Path) -> None:
     config = load(stages={"redact": {"policies": str(policies)}})
     days = retention_of(config)
     assert dict(days("brief")) == {"spans": 1, "samples": 400, "labels": 400, "scores": 5, "outcomes": 5}
-    assert dict(days("anybody")) == {"turns": 9, "failures": 9}
+    assert dict(days("anybody")) == {"turns": 9, "failures": 9, "clusters": 9}
     assert {table for tenant in ("brief", "anybody") for table in days(tenant)} <= set(TABLES.values())
     assert (quarantine_days(config)("brief"), quarantine_days(config)("anybody")) == (7, None)
     (policies / "long.toml").write_text("[retention]\nquarantine = 31\n")

@@ -21,7 +21,7 @@ def plant(store: Store, subject: str, number: int, tenant: str = "t") -> None:
     mine = {"tenant": tenant, "subject_hash": subject, "agent": "a", "turn_id": f"turn{number}"}
     who = {"tenant": tenant, "subject_hash": subject, "trace_id": f"trace{number}", "session_id": f"x{number}"}
     spans = [span(10 * number + n, input=f"secret of {subject}", **who) for n in range(3)]
-    kinds = (events.Signal, events.Score, events.Outcome)
+    kinds = (events.Signal, events.Score, events.Outcome, events.Failure, events.FailureCluster)
     others = [example(kind).model_copy(update=mine | {"event_id": f"{kind.__name__}{number}"}) for kind in kinds]
     chosen = sample(number, tenant, subject_hash=subject)
     by_reviewer = label(number, tenant, sample_id=chosen.event_id, received_time=NOW)
@@ -63,10 +63,10 @@ def test_erasure_leaves_nothing_of_one_person_and_all_of_the_other(store: Store)
     store.write([dataset(), job()])
     assert sums(store, "t") == [[10, 10, 0, 0, 0]]
     found = erase(store)
-    once = {"signals", "turns", "scores", "outcomes", "samples", "dataset_versions"}
+    once = {"signals", "turns", "scores", "outcomes", "failures", "clusters", "samples", "dataset_versions"}
     assert found.rows == dict.fromkeys(once, 1) | {"spans": 3, "labels": 2}
     assert (found.datasets, found.models) == (["d1"], ["m1"])
-    for table in ("spans", "signals", "turns", "scores", "outcomes", "samples"):
+    for table in ("spans", "signals", "turns", "scores", "outcomes", "failures", "clusters", "samples"):
         assert store.select(f"SELECT DISTINCT subject_hash FROM {table} FINAL").rows == [["you"]]
     assert store.select("SELECT event_id FROM labels ORDER BY event_id").rows == [["l12"], ["l2"]]
     assert store.select("SELECT subjects, samples FROM dataset_versions").rows == [[["you"], ["s2"]]]
