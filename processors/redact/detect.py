@@ -33,7 +33,7 @@ from presidio_analyzer.predefined_recognizers import (
 )
 
 from processors.redact.blocks import blocks
-from processors.redact.keys import type_of, words_of
+from processors.redact.keys import fills, type_of, words_of
 from processors.redact.models import loaded, one_thread
 from processors.redact.papers import PAPERS
 from processors.redact.phones import FastPhoneRecognizer
@@ -41,6 +41,7 @@ from processors.redact.places import PLACES
 from processors.redact.policy import Custom, Policy, base_policy
 from processors.redact.rules import RULES, SECRETS, Rule
 from processors.redact.settings import RedactSettings
+from processors.redact.stock import digits_in, may_find
 from schemas.errors import Invalid
 
 PIECE = 8_000
@@ -79,6 +80,7 @@ _JSON_PAIR = re.compile(
 _ATTRIBUTE = re.compile(
     r"""(?<![\w.])([A-Za-z_][\w\-]{1,30})=(?:"([^"\n]{2,200})"|'([^'\n]{2,200})'|([^\s"',;&)\]}]{2,80}))"""
 )
+_LINE = re.compile(r"^[ \t]*(?:[-*] )?([A-Za-z_][\w \-]{1,30}):[ \t]+([^\s\"'{\[<][^\n\"{\[<]{1,80})$", re.MULTILINE)
 _ELEMENT = re.compile(r"<([A-Za-z_][\w\-]{1,30})>([^<>\n]{2,200})</\1>")
 _NOBODY = frozenset(str(address) for address in (
     IPv4Address(0), IPv4Address(2**32 - 1), IPv4Address("127.0.0.1"), IPv6Address(0), IPv6Address(1),
@@ -149,7 +151,7 @@ class Detector:
             ),
         )
         self._engine.load()
-        self._stock: list[PatternRecognizer] = [kind() for kind in _STOCK]
+        self._stock = [(one, rule) for kind in _STOCK for one in [kind()] for rule in _stock_rules(one)]
         self._phones = FastPhoneRecognizer(settings.key)
         self._cache: OrderedDict[bytes, Finds] = OrderedDict()
         self._cache_key = _policy_digest(settings, self._policy)
@@ -244,13 +246,9 @@ class Detector:
             yield from self._presidio(text)
 
     def _presidio(self, text: str) -> Iterator[Find]:
-        for recognizer in self._stock:
-            for pattern in recognizer.patterns:
-                rule = Rule(
-                    recognizer.supported_entities[0],
-                    _compiled(pattern.regex, recognizer.global_regex_flags),
-                    pattern.score,
-                )
+        digits = digits_in(text)
+        for recognizer, rule in self._stock:
+            if may_find(recognizer.name, text, digits):
                 yield from (_validated(recognizer, f, text) for f in _matches(rule, text))
         if _PHONE_GATE.search(text):
             others = {match.span() for match in _NO_PHONE.finditer(text)}
@@ -272,6 +270,10 @@ class Detector:
                 entity = self.type_of(match.group(1), match.group(group))
                 if entity:
                     yield Find(match.start(group), match.end(group), entity, 0.95)
+        for match in _LINE.finditer(text) if ":" in text else ():
+            entity = self.type_of(match.group(1), match.group(2))
+            if entity and fills(entity, match.group(2)):
+                yield Find(match.start(2), match.end(2), entity, 0.8)
 
     def _wrapped(self, text: str) -> Iterator[Find]:
         """Percent-encoded and base64 pieces that hold personal data when they are decoded."""
@@ -289,6 +291,13 @@ def detector_for(settings: RedactSettings, policy: Policy | None = None) -> Dete
 
 def _rule_of(custom: Custom) -> Rule:
     return Rule(custom.entity, _compiled(custom.pattern, regex.IGNORECASE | regex.MULTILINE), custom.score)
+
+
+def _stock_rules(one: PatternRecognizer) -> list[Rule]:
+    return [
+        Rule(one.supported_entities[0], _compiled(pattern.regex, one.global_regex_flags), pattern.score)
+        for pattern in one.patterns
+    ]
 
 
 def _policy_digest(settings: RedactSettings, policy: Policy) -> bytes:

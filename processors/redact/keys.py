@@ -67,6 +67,20 @@ def type_of(key: str, value: str) -> str:
     return ""
 
 
+def fills(entity: str, value: str) -> bool:
+    """Whether the rest of a line like ``city: Galway`` is a value of a type, and not a sentence about it.
+
+    >>> fills("SECRET", "hunter22"), fills("SECRET", "has to be changed"), fills("PERSON", "Aoife")
+    (True, False, True)
+    """
+    words, digit = value.split(), any(map(str.isdigit, value))
+    if entity in {"PERSON", "LOCATION"}:
+        return len(words) <= 4 and value[0].isupper()
+    if entity == "EMAIL_ADDRESS":
+        return "@" in value
+    return digit and len(words) <= (1 if entity in {"SECRET", "USERNAME"} else 8)
+
+
 def _says_who(words: tuple[str, ...]) -> bool:
     """``name`` alone or of a person, but not of a service, a tool or a model."""
     return words[-1] in _ANYONE or (words[-1] == "name" and (len(words) == 1 or words[-2] in _PEOPLE))

@@ -33,7 +33,7 @@ _NAMED = (
     r"|registration|vin|uscis|green card)"
 )
 _LINK = r"(?:[ -]?(?:number|no|num|nr|card|id|mrn))?[.:#]{0,2}(?: is| was|=)?[ :#]{1,2}"
-_VALUE = r"[A-Z0-9]{1,14}(?:[ ./\-](?=[A-Z]?\d|[A-Z]\b|[A-Z]{1,3}\d)[A-Z0-9]{1,9}){0,6}"
+_VALUE = r"[A-Z0-9]{1,14}(?:[ ./\-](?=[A-Z]{0,3}\d|[A-Z]{1,3}\b)[A-Z0-9]{1,9}){0,6}"
 _WALLET = "wallet|bitcoin|btc|eth|ltc|xrp|doge|solana|monero|xmr|usdt|tron"
 
 

@@ -23,15 +23,8 @@ from processors.redact.detect import BATCH, Find
 from processors.redact.models import loaded, one_thread
 from processors.redact.phones import FastPhoneRecognizer
 from processors.redact.settings import RedactSettings
+from processors.redact.stock import digits_in, may_find
 
-_NEEDS = {
-    "CreditCardRecognizer": (13, ""), "DateRecognizer": (1, "/-."), "EmailRecognizer": (0, "@"),
-    "IbanRecognizer": (2, ""), "IpRecognizer": (0, ".:"), "MacAddressRecognizer": (0, ":-."),
-    "MedicalLicenseRecognizer": (7, ""), "NhsRecognizer": (10, ""), "PhoneRecognizer": (2, ""),
-    "UrlRecognizer": (0, "."), "UsBankRecognizer": (8, ""), "UsItinRecognizer": (9, ""),
-    "UsPassportRecognizer": (8, ""), "UsSsnRecognizer": (9, ""), "UuidRecognizer": (0, "-"),
-}  # fmt: skip
-"""How many digits a find has at least, and the characters of which it has one."""
 _ID = RecognizerResult.RECOGNIZER_IDENTIFIER_KEY
 _LEMMAS = ("tagger", "attribute_ruler", "lemmatizer")
 
@@ -137,11 +130,10 @@ class ParityDetector:
 
     def _raw(self, text: str, artifacts: NlpArtifacts) -> list[RecognizerResult]:
         """What every recogniser finds by itself."""
-        digits = sum(map(str.isdigit, text))
+        digits = digits_in(text)
         results: list[RecognizerResult] = []
         for recognizer in self._recognizers:
-            least, marks = _NEEDS.get(recognizer.name, (0, ""))
-            if digits >= least and (not marks or any(mark in text for mark in marks)):
+            if may_find(recognizer.name, text, digits):
                 some = recognizer.analyze(text=text, entities=self._entities, nlp_artifacts=artifacts) or []
                 for one in some:
                     one.recognition_metadata.setdefault(_ID, recognizer.id)

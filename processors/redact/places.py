@@ -43,7 +43,7 @@ PLACES: tuple[Rule, ...] = (
         0.8,
     ),
     _rule(
-        rf"\b{_PART}(?:straat|gracht|kade|laan|plein|weg|dijk|singel|gatan|v\u00e4gen|gata|gate|vei|vej|katu|utca)"
+        rf"\b{_PART}(?:straat|gracht|kade|laan|plein|weg|dijk|singel|gatan|v\u00e4gen|gata|gate|gade|vei|vej|katu|utca)"
         rf" {_HOUSE}\b"
     ),
 )

@@ -176,17 +176,21 @@ RULES: tuple[Rule, ...] = (
     _rule("PHONE_NUMBER", r"(?<![\w.])(?:\d ){9,10}\d(?![\w.])", 0.6, digits=True),
     _rule(
         "PHONE_NUMBER",
-        r"(?<=\b(?:phone|cell|mobile|tel|telephone|call|ring|fax|whatsapp|text|reach|number|msisdn|sms)"
+        r"(?<=\b(?:phone|cell|mobile|tel|telephone|call|ring|fax|whatsapp|text|reach|number|msisdn|sms|n[u\u00fa]mero"
+        r"|tel[e\u00e9]fon[eo]?|t[e\u00e9]l|handy|celular|cellulare|portable|rufnummer)"
         r"(?: (?:me|him|her|us|them|number|no))?(?: (?:at|on|is|to))?[ .:#]{1,3})[+(\d][\d ().\-]{5,18}\d\b",
         0.7,
         digits=True,
         valid=_phone_count,
+        needs="phone|cell|mobile|tel|call|ring|fax|whatsapp|text|reach|number|msisdn|sms|n\u00famero|numero|t\u00e9l|handy|portable|celular"
+        "|rufnummer",
     ),
     _rule(
         "PHONE_NUMBER",
         r"\b(?:(?:zero|oh|one|two|three|four|five|six|seven|eight|nine)[ ,\-]+){6,}"
         r"(?:zero|oh|one|two|three|four|five|six|seven|eight|nine)\b",
         0.7,
+        needs="zero|oh|one|two|three|four|five|six|seven|eight|nine",
     ),
     _rule(
         "PHONE_NUMBER",
@@ -226,12 +230,14 @@ RULES: tuple[Rule, ...] = (
         r" \d{1,4} ?[a-z]?\b",
         0.7,
         digits=True,
+        needs="stra|str.|weg|gasse|platz|allee|laan|gatan|v\u00e4gen|vej|katu",
     ),
     _rule(
         "ADDRESS",
         r"\b\d{1,4}(?: ?(?:bis|ter))?,? (?:rue|via|viale|calle|rua|chemin|piazza|plaza) (?:[\w'\u2019\-]+ ?){1,4}",
         0.7,
         digits=True,
+        needs="rue|via|calle|rua|chemin|piazza|plaza",
     ),
     _rule(
         "ADDRESS",
@@ -285,7 +291,8 @@ RULES: tuple[Rule, ...] = (
     _rule("AGE", r"\b\d{1,3}(?=[ \-]?(?:years?|yrs?)[ \-]old\b)", 0.7, digits=True),
     _rule(
         "AGE",
-        r"(?<=\b(?:turn|turned|turns|turning|aged?|age of|(?:he|she|i) (?:was|is|am)) )\d{2}(?=[.,!?;]|$| when| and)",
+        r"(?<=\b(?:turn|turned|turns|turning|aged?|age of|(?:he|she|i) (?:was|is|am)) )"
+        r"\d{2}(?=[.,!?;]|$| (?:when|and|last|this|next|in)\b)",
         0.6,
         digits=True,
     ),
@@ -304,6 +311,7 @@ RULES: tuple[Rule, ...] = (
         rf"{_NAME}(?: {_NAME})?[.!]?$",
         0.6,
         cased=True,
+        needs="thank|regards|cheers|sincerely",
     ),
     _rule(
         "PERSON",
@@ -313,13 +321,20 @@ RULES: tuple[Rule, ...] = (
         cased=True,
         needs="=",
     ),
-    _rule("PERSON", rf"\b{_NAME}(?: {_NAME})? (?:bin|bint|ibn|ben) {_NAME}(?: {_NAME})?", 0.9, cased=True),
-    _rule("PERSON", rf"{_NAME}(?: al-{_NAME})(?: (?:bin|bint|ibn) {_NAME})*", 0.9, cased=True),
+    _rule(
+        "PERSON",
+        rf"\b{_NAME}(?: {_NAME})? (?:bin|bint|ibn|ben) {_NAME}(?: {_NAME})?",
+        0.9,
+        cased=True,
+        needs="bin|bint|ibn|ben",
+    ),
+    _rule("PERSON", rf"{_NAME}(?: al-{_NAME})(?: (?:bin|bint|ibn) {_NAME})*", 0.9, cased=True, needs="al-"),
     _rule(
         "PERSON",
         rf"(?<=\b(?:my name is|my name's|name is|name's|names) )(?!{_NOT_A_NAME}){_LETTERS}"
         rf"(?: (?!{_AFTER_NAME}|{_NOT_A_NAME}){_LETTERS}){{0,1}}",
         0.6,
+        needs="name",
     ),
     _rule(
         "PERSON",
@@ -327,24 +342,33 @@ RULES: tuple[Rule, ...] = (
         rf"{_NAME} {_NAME}",
         0.6,
         cased=True,
+        needs="is |i am|i'm|name|behalf|regards|sincerely",
     ),
     _rule("PERSON", rf"(?<=\b[Nn]ame: {{1,6}}){_NAME}(?: {_NAME}){{0,2}}", 0.7, cased=True),
     _rule(
         "PERSON",
-        rf"(?<=\b(?i:passenger|customer|guest|traveller|traveler|recipient|payee|holder|name|attn)s?(?i: name)?"
+        rf"(?<=\b(?i:passenger|customer|guest|traveller|traveler|recipient|payee|holder|name|attn|patient|client|employee"
+        rf"|caller|buyer|seller|contact|beneficiary|tenant|student|sender|driver)s?(?i: name)?"
         rf"(?:[*_:]{{1,4}} ?|: ?\d{{1,2}} ?\())[*_]{{0,2}}{_NAME}(?: {_NAME}){{1,2}}",
         0.7,
         cased=True,
     ),
     _rule("PERSON", rf"\b{_NAME} [A-Z]\.? {_NAME}", 0.6, cased=True),
-    _rule("PERSON", rf"\b(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof)\b\.? {_NAME}(?: {_NAME}){{0,2}}", 0.7, cased=True),
+    _rule(
+        "PERSON",
+        rf"\b(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof)\b\.? {_NAME}(?: {_NAME}){{0,2}}",
+        0.7,
+        cased=True,
+        needs="mr|ms|miss|mx|dr|prof",
+    ),
     _rule("ACCOUNT", rf"(?<={_ID_CUE})(?=[a-z\-]*\d)[a-z0-9][a-z0-9\-]{{3,}}[a-z0-9]\b", 0.6, digits=True, needs=_IDS),
     _rule("ACCOUNT", rf"(?<=(?i:{_ID_CUE}))[A-Z]{{6}}\b", 0.5, cased=True, needs=_IDS),
-    _rule("ACCOUNT", r"(?<=#)[A-Z]{0,2}\d{6,12}\b", 0.6, digits=True),
+    _rule("ACCOUNT", r"(?<=#)[A-Z]{0,2}\d{6,12}\b", 0.6, digits=True, needs="#"),
     _rule("ACCOUNT", r"\b1Z[0-9A-Z]{16}\b", 0.8, cased=True, digits=True),
     _rule("ACCOUNT", r"\b(?:credit_card|gift_card|certificate|paypal|payment)_\d{4,}\b", 0.8, digits=True),
     _rule("USERNAME", r"\b[a-z]{2,}_[a-z]{2,}_\d{3,6}\b", 0.8, cased=True, digits=True),
     _rule("USERNAME", r"(?<![\w@./])@[a-z][a-z0-9_]{2,30}\b(?![./(])", 0.5),
+    _rule("USERNAME", r"(?<=\b(?:for|user|by) )[a-z][\w\-]*[._][\w.\-]*\w(?= from\b)", 0.7, needs=" from"),
     _rule("USERNAME", r"(?<=[/\\](?:home|users|profile)[/\\]{1,2})[\w.\-]{2,}", 0.7, needs="home|users|profile"),
     _rule("USERNAME", r"(?<![\w.#])[a-z][\w.]{1,30}#\d{4}\b", 0.7, digits=True),
     _rule("USERNAME", r"(?<![\w@./])@[a-z]\w*(?:\.\w+)+\b(?![./(])", 0.5),
@@ -375,6 +399,7 @@ RULES: tuple[Rule, ...] = (
         r"[a-z]{2} ?\d{3,4} ?\d{3,4}\b",
         0.7,
         digits=True,
+        needs="flyer|loyalty|member|customer|account",
     ),
     _rule("GOV_ID", r"\b[A-CEGHJ-PR-TW-Z]{2} ?\d{2} ?\d{2} ?\d{2} ?[A-D]\b", 0.7, cased=True, digits=True),
     _rule("SECRET", r"\bsk-[\w\-]{16,}", 0.95, cased=True),
@@ -398,7 +423,8 @@ RULES: tuple[Rule, ...] = (
         0.8,
         needs="mysql|mariadb|sqlcmd",
     ),
-    _rule("SECRET", r"(?<=://)[^\s/:@]{1,64}:[^\s/@]{1,128}(?=@)", 0.95, needs="://"),
+    _rule("SECRET", r"(?<=://)[^\s/:@]{0,64}:[^\s/@]{1,128}(?=@)", 0.95, needs="://"),
+    _rule("SECRET", r"(?<=^(?:set-)?cookie: ?)\S[^\n]{7,}", 0.8, needs="cookie:"),
     _rule("SECRET", r"(?<=[?&](?:token|sig|signature|code|auth|key|sid|api_key)=)[^&\s\"']{6,}", 0.9, needs="?|&"),
     _rule(
         "SECRET",
@@ -420,6 +446,7 @@ RULES: tuple[Rule, ...] = (
         r"(?<=\b(?:otp|pin|cvv|cvc|security code|one[- ]time code|door code|passcode)(?: is | was |: ?| ))\d{3,8}\b",
         0.7,
         digits=True,
+        needs="otp|pin|cv|code",
     ),
 )
 """Every rule that looks at the text alone."""
