@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 
 from processors.agreement import Standing
 
@@ -86,7 +86,7 @@ def p_better(better: int, worse: int) -> float:
     0.0107
     """
     total = better + worse
-    return float(binomtest(better, total, 0.5, alternative="greater").pvalue) if total else 1.0
+    return float(bdtrc(better - 1, total, 0.5)) if better else 1.0
 
 
 def judge(

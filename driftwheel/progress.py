@@ -12,9 +12,9 @@ Place = tuple[str, int]
 class ProgressWatch:
     """Remembers for how long each place has had something to read without getting on.
 
-    ``look`` is called now and then with how far each place is behind and where it stands. ``clock`` counts seconds. Only
-    what looks have seen counts: while brokers are silent, or a busy machine does not get to it, nobody knows whether a
-    place stands still. So the time from one look to the next counts for half of ``stall_seconds`` at most.
+    ``look`` is called now and then with how far each place is behind and where it stands. ``clock`` counts seconds.
+    Only what looks have seen counts: while brokers are silent, or a busy machine does not get to it, nobody knows
+    whether a place stands still. So the time from one look to the next counts for half of ``stall_seconds`` at most.
     """
 
     def __init__(self, stall_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
