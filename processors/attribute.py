@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-from processors.evidence import Evidence, Judgement, VerdictRules, judge
+from processors.evidence import Evidence, Judgement, VerdictRules, judge, judges_spread
 from processors.moments import micros, moment, seconds
 from processors.stage import Event, Stage, forget
 from processors.state import KeyState
@@ -122,7 +122,8 @@ class Attribute(Stage):
             value = _session_value(data, news and judgement.verdict == "failure", last)
             if news or value is not None:
                 sketch = data.get("sketch", "") if value is not None else ""
-                yield _outcome(turn, judgement, value).model_copy(update={"sketch": sketch})
+                made = _outcome(turn, judgement, value, judges_spread(found))
+                yield made.model_copy(update={"sketch": sketch})
 
 
 def _opened(state: KeyState) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def _evidence(signal: Signal) -> Evidence:
     return Evidence(
         signal.event_id, signal.name, signal.kind, signal.source, signal.value, signal.weight, text,
         signal.turn_id, signal.trace_id, micros(signal.event_time), signal.span_id, signal.feedback_id,
-        micros(signal.received_time),
+        micros(signal.received_time), signal.attributes.get("gen_ai.evaluation.name", ""),
     )  # fmt: skip
 
 
@@ -187,7 +188,9 @@ def _session_value(data: dict[str, Any], failed: bool, last: bool) -> int | None
     return int(failed)
 
 
-def _outcome(turn: dict[str, Any], judgement: Judgement, session_value: int | None) -> Outcome:
+def _outcome(
+    turn: dict[str, Any], judgement: Judgement, session_value: int | None, spread: float | None = None
+) -> Outcome:
     turn["revision"] += 1
     turn["verdict"], turn["expected"], turn["heard"] = judgement.verdict, judgement.expected, len(judgement.evidence)
     return Outcome(
@@ -211,5 +214,6 @@ def _outcome(turn: dict[str, Any], judgement: Judgement, session_value: int | No
         expected=judgement.expected,
         session_value=session_value,
         basis=judgement.basis,
-        features=turn["features"] if judgement.basis == "said" else {},
+        features=(turn["features"] if judgement.basis == "said" else {})
+        | ({} if spread is None else {"judge_spread": round(spread, 4)}),
     )

@@ -36,12 +36,12 @@ class CurateSettings:
     """``budget``: samples per ``period_days``, of which ``calm_share`` may be spent without an alarm.
 
     ``watch``, ``focus``: the chance of a failed or unsure turn before and after an alarm, which holds for the next
-    ``focus_turns`` settled turns of its model version (a drift that is real alarms again and again).
-    ``random_share``: the chance of any turn, as a share of that. ``unsure_share``: the most uncertain share of recent
-    turns that counts as unsure. ``alike_at``: resemblance (0 to 1) from which a text is a near-duplicate of a recent
-    sample; ``copies``: how many of a kind are taken all the same. ``class_share``: the most of the focus that one
-    predicted class may take. ``recent``, ``chosen_recent``: turns that wait for their outcome, and samples that new
-    ones are compared with.
+    ``focus_turns`` settled turns of its model version (a drift that is real alarms again and again). ``random_share``:
+    the chance of any turn, as a share of that. ``unsure_share``: the most uncertain share of recent turns that counts
+    as unsure; ``spread_at``: the disagreement of judges (0 to 1) that does. ``alike_at``: resemblance (0 to 1) from
+    which a text is a near-duplicate of a recent sample; ``copies``: how many of a kind are taken all the same.
+    ``class_share``: the most of the focus that one predicted class may take. ``recent``, ``chosen_recent``: turns that
+    wait for their outcome, and samples that new ones are compared with.
     """
 
     budget: int = 600
@@ -52,6 +52,7 @@ class CurateSettings:
     focus_turns: int = 1_000
     random_share: float = 0.1
     unsure_share: float = 0.2
+    spread_at: float = 0.5
     alike_at: float = 0.8
     copies: int = 2
     class_share: float = 0.5
@@ -130,6 +131,8 @@ class Curate(Stage):
         recent = sorted(data["doubts"])
         if outcome.revision == 0:
             data["doubts"] = [*data["doubts"], round(outcome.uncertainty, 4)][-self._settings.recent :]
+        if outcome.features.get("judge_spread", 0.0) >= self._settings.spread_at:
+            return True
         below = bisect.bisect_left(recent, round(outcome.uncertainty, 4))
         return bool(recent) and below >= len(recent) * (1.0 - self._settings.unsure_share)
 

@@ -28,7 +28,8 @@ REACTIONS = "assemble"
 class Evidence(NamedTuple):
     """One signal about a turn, as state keeps it. ``time`` in microseconds. ``feedback``: what its revisions share.
 
-    ``received``: when it came, in microseconds: of two at the same time the later one counts.
+    ``received``: when it came, in microseconds: of two at the same time the later one counts. ``rubric``: by which an
+    evaluation was made.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Evidence(NamedTuple):
     span_id: str = ""
     feedback: str = ""
     received: int = 0
+    rubric: str = ""
 
     @property
     def force(self) -> float:
@@ -90,6 +92,15 @@ def newest(found: Iterable[Evidence]) -> list[Evidence]:
     for one in sorted(found, key=lambda e: (e.time, e.received, e.id)):
         kept[(one.feedback,) if one.feedback else (one.name, one.source)] = one
     return sorted(kept.values(), key=lambda e: (e.time, e.id))
+
+
+def judges_spread(found: Iterable[Evidence]) -> float | None:
+    """How far evaluators that are no people disagree by one rubric, 0 to 1; None where no two of them judged."""
+    values: dict[str, list[float]] = {}
+    for one in newest(found):
+        if one.name == "evaluation" and one.source != "human" and one.rubric:
+            values.setdefault(one.rubric, []).append(max(-1.0, min(1.0, one.value)))
+    return max(((max(some) - min(some)) / 2 for some in values.values() if len(some) > 1), default=None)
 
 
 def signals_of(outcome: Outcome) -> list[str]:

@@ -249,8 +249,8 @@ class Outcome(Record):
     ``session_value`` is set on exactly one outcome of a session: 1 with its first failure, 0 when it closed without
     any; that is the value drift detectors take, since turns of one session are not independent. ``basis``: what the
     verdict rests on: what a person said, what an evaluator judged, what was done, or what the score expects; '' when it
-    is unknown. ``features`` are the score's, where a person said it. ``sketch``: of the
-    session's first message, with the session's value.
+    is unknown. ``features`` are the score's, where a person said it, and ``judge_spread``, how far judges disagree.
+    ``sketch``: of the session's first message, with the session's value.
     """
 
     session_id: str

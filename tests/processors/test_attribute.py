@@ -307,6 +307,22 @@ def test_an_outcome_says_what_it_rests_on_and_shows_features_where_a_person_said
     assert last.features == ({"doubt": 0.3} if basis == "said" else {})
 
 
+def test_judges_that_disagree_by_one_rubric_are_told() -> None:
+    """Two rubrics are two questions; a person is no judge; of one judge the newest word counts."""
+
+    def judged(value: float, rubric: str, model: str, source: str = "judge", seconds: float = 50) -> Signal:
+        about = {"gen_ai.evaluation.name": rubric}
+        given = {"name": "evaluation", "source": source, "weight": 0.3, "attributes": about}
+        return said(0, value, seconds, feedback_id=f"{rubric}{model}", **given)
+
+    alone = [judged(-1.0, "tone", "m1"), judged(1.0, "factuality", "m1"), judged(-1.0, "factuality", "p", "human")]
+    (found,) = Bench().send(scored(0), *alone, scored(1))
+    assert "judge_spread" not in found.features
+    both = [judged(-1.0, "tone", "m2", seconds=40), judged(0.5, "tone", "m2")]
+    (found,) = Bench().send(scored(0), *alone, *both, scored(1))
+    assert found.features["judge_spread"] == 0.75
+
+
 def test_what_the_score_expects_is_a_basis_of_its_own() -> None:
     (found,) = Bench().send(scored(0, p_failure=0.001), scored(1))
     assert (found.verdict, found.basis) == ("unknown", ""), "a prior alone is not enough by default"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from processors.curate import Curate, CurateSettings
+from processors.features import features_of
 from processors.state import MemoryState
 from schemas.events import Alarm, Record, Sample
 from schemas.topics import BY_RECORD
@@ -216,3 +217,16 @@ def test_state_stays_bounded() -> None:
     (state,) = [state for _, state in bench.store]
     assert max(len(state.data[name]) for name in ("turns", "early", "doubts")) <= 50
     assert len(state.data["prints"]) <= 200
+
+
+def test_a_turn_that_judges_disagree_on_is_an_uncertain_one() -> None:
+    agree, differ = Bench(watch=1.0, random_share=0.0), Bench(watch=1.0, random_share=0.0)
+    assert agree.visits(40, uncertainty=0.1, features={"judge_spread": 0.4}) == []
+    found = differ.visits(40, uncertainty=0.1, features={"judge_spread": 0.5})
+    assert {one.reason for one in found} == {"uncertain"}
+
+
+def test_a_sample_carries_what_its_score_saw_and_which_signals_there_were() -> None:
+    (found,) = Bench(watch=1.0).visits(1, verdict="failure", evidence=["rule:x", "signal:rephrase:e1"])
+    assert found.features == features_of(turn(input=found.input, output=found.output))
+    assert found.signals == ["rephrase"]
