@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors.moments import seconds
-from processors.text import content_words
+from processors.text import telling_words
 from schemas.events import identity
 
 Array: TypeAlias = NDArray[Any]
@@ -63,7 +63,7 @@ def join(groups: dict[str, Group], seed: str, vector: Array, text: str, who: str
     one["c"] = _written(mean + (vector - mean) / min(one["n"], _STEADY))
     one["w"], one["t"] = round(_faded(one, time, rules) + 1.0, 4), max(one["t"], time)
     one["who"] = _also(one["who"], [who], 2 * PEOPLE)
-    for word in sorted(set(content_words(_PLACEHOLDER.sub(" ", text)))):
+    for word in sorted(set(telling_words(_PLACEHOLDER.sub(" ", text)))):
         count, people = one["terms"].pop(word, (0, []))
         one["terms"][word] = [count + 1, _also(people, [who], PEOPLE)]
     _prune(one["terms"])

@@ -72,7 +72,7 @@ class ScoreTurns(Stage):
             yield self._score(cast("Turn", event.record), state.data)
 
     def _score(self, turn: Turn, known: dict[str, Any]) -> Score:
-        features = features_of(turn, self._settings.retrieval_at)
+        features = features_of(turn, self._settings.retrieval_at) | turn.faults
         by_rules = rules_p_failure(features, self._settings)
         model = known.get("model")
         if model:
@@ -95,6 +95,7 @@ class ScoreTurns(Stage):
             p_failure=round(p_failure, 6),
             scorer=scorer_of(known["number"]) if model else RULES,
             features=features,
+            fault_spans=turn.fault_spans,
             tool_errors=turn.tool_errors,
             retrievals=turn.retrievals,
             retrieval_score=turn.retrieval_score,

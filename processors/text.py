@@ -31,6 +31,15 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text[:LIMIT].lower().replace("\u2019", "'"))
 
 
+def content_words(text: str) -> list[str]:
+    """The words that carry meaning.
+
+    >>> content_words("How do I reset the VPN?")
+    ['reset', 'vpn']
+    """
+    return [word for word in words(text) if word not in _STOP]
+
+
 def normal(text: str) -> str:
     """A text with case, spacing and punctuation taken away: equal for what a reader calls the same text.
 
@@ -40,13 +49,13 @@ def normal(text: str) -> str:
     return " ".join(words(text))
 
 
-def content_words(text: str) -> list[str]:
-    """The words of a text that carry meaning: neither small words nor numbers, in order.
+def telling_words(text: str) -> list[str]:
+    """The words that carry meaning and name things: no numbers, no single letters.
 
-    >>> content_words("Why is my VPN token 42 so slow?")
+    >>> telling_words("Why is my VPN token 42 so slow?")
     ['vpn', 'token', 'slow']
     """
-    return [word for word in words(text) if word not in _STOP and len(word) > 1 and not word[0].isdigit()]
+    return [word for word in content_words(text) if len(word) > 1 and not word[0].isdigit()]
 
 
 def grams(text: str) -> Counter[str]:

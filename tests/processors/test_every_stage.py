@@ -18,7 +18,16 @@ from processors.stage import Event, Message, Stage
 from processors.state import KeyState, MemoryState
 from schemas import codec
 from schemas.events import (
-    Alarm, Calibration, DeadLetter, Deployment, Failure, Job, Outcome, Record, Sample, identity,
+    Alarm,
+    Calibration,
+    DeadLetter,
+    Deployment,
+    Failure,
+    Job,
+    Outcome,
+    Record,
+    Sample,
+    identity,
 )  # fmt: skip
 from schemas.subjects import Subject
 from schemas.topics import BY_NAME, DEAD_LETTERS, FAILURES, OUTCOMES, SAMPLES, SCORES, TURNS, topic_of
