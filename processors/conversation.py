@@ -10,7 +10,18 @@ from typing import Any, cast
 from processors.dissatisfaction import Heard
 from schemas.errors import Invalid
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+ROLES = {
+    **dict.fromkeys(("user", "human", "customer", "caller", "client", "visitor", "seeker"), "user"),
+    **dict.fromkeys(
+        ("assistant", "ai", "bot", "chatbot", "agent", "model", "operator", "wizard", "support"), "assistant"
+    ),
+    **dict.fromkeys(("tool", "function", "observation"), "tool"),
+    **dict.fromkeys(("system", "developer"), "system"),
+}
+"""Who speaks, by what they are called, in any case."""
+_NANOS = 1e17
+_UNITS = ((_NANOS, 1e9), (1e14, 1e6), (1e11, 1e3))
+"""From where on a number counts parts of a second, and how many of them there are in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +37,8 @@ def conversation_of(body: Any) -> Conversation:
     """From ``{"conversation_id", "messages": [{"role", "content", "timestamp"?}]}``; other fields are passed over.
 
     ``content`` is text, null, or a list of parts with ``text``; ``timestamp`` is ISO 8601 (UTC when it names no zone)
-    or seconds since 1970. Raises Invalid that names the field that is wrong, never its value.
+    or seconds since 1970, or thousandths and so on of them. Where no agent speaks, but ``system`` does after the user,
+    that is the agent. Raises Invalid that names the field that is wrong, never its value.
     """
     if not isinstance(body, dict):
         raise Invalid("not_object", f"expected a JSON object with conversation_id and messages, not {_kind(body)}")
@@ -38,7 +50,16 @@ def conversation_of(body: Any) -> Conversation:
     if not isinstance(messages, list):
         raise Invalid("wrong_field", f"messages: must be a list, not {_kind(messages)}")
     checked = [_message(one, f"messages[{n}]") for n, one in enumerate(cast("list[Any]", messages))]
+    _name_agent(checked)
     return Conversation(name, heard_of(checked), last_word_of(checked))
+
+
+def _name_agent(messages: list[dict[str, Any]]) -> None:
+    roles = [one["role"] for one in messages]
+    if "assistant" in roles or "user" not in roles or "system" not in roles[roles.index("user") :]:
+        return
+    for one in messages:
+        one["role"] = "assistant" if one["role"] == "system" else one["role"]
 
 
 def heard_of(messages: Iterable[Mapping[str, Any]]) -> list[Heard]:
@@ -70,10 +91,12 @@ def last_word_of(messages: Iterable[Mapping[str, Any]]) -> str:
 
 
 def text_of(content: Any) -> str:
-    """A message's text: its content, or the texts among the parts of its content."""
+    """A message's text: its content, or the texts among the parts of its content, which may have parts themselves."""
     if isinstance(content, list):
-        parts = (part.get("text") if isinstance(part, Mapping) else part for part in cast("list[Any]", content))
-        return "\n".join(part for part in parts if isinstance(part, str) and part)
+        return "\n".join(text for part in cast("list[Any]", content) if (text := text_of(part)))
+    if isinstance(content, Mapping):
+        part = cast("Mapping[str, Any]", content)
+        return next((text for name in ("text", "content", "value") if (text := text_of(part.get(name)))), "")
     return content if isinstance(content, str) else ""
 
 
@@ -82,19 +105,22 @@ def _message(message: Any, place: str) -> dict[str, Any]:
         raise Invalid("wrong_field", f"{place}: must be an object with role and content, not {_kind(message)}")
     row = cast("dict[str, Any]", message)
     role, content = row.get("role"), row.get("content")
-    if role not in ROLES:
+    known = ROLES.get(role.strip().lower()) if isinstance(role, str) else None
+    if known is None:
         raise Invalid("wrong_field", f"{place}.role: must be one of {', '.join(ROLES)}")
     if content is not None and not isinstance(content, (str, list)):
         raise Invalid("wrong_field", f"{place}.content: must be text, a list of parts or null, not {_kind(content)}")
     _seconds(row.get("timestamp"), f"{place}.timestamp")
-    return row
+    return row | {"role": known}
 
 
 def _seconds(timestamp: Any, place: str) -> float | None:
     if timestamp is None or timestamp == "":
         return None
-    if isinstance(timestamp, (int, float)) and not isinstance(timestamp, bool) and abs(timestamp) < 1e15:
-        return float(timestamp)
+    if isinstance(timestamp, str) and timestamp.strip().replace(".", "", 1).isdecimal():
+        timestamp = float(timestamp)
+    if isinstance(timestamp, (int, float)) and not isinstance(timestamp, bool) and abs(timestamp) < 10 * _NANOS:
+        return timestamp / next((unit for at, unit in _UNITS if abs(timestamp) >= at), 1.0)
     try:
         time = datetime.fromisoformat(cast("str", timestamp))
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()

@@ -17,12 +17,24 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from processors.likeness import LETTERS, Likeness
-from processors.phrases import COMPLAINT, CONFUSION, CORRECTION, ESCALATION, FAILED, THANKS, TOLD, flat, is_closing
+from processors.phrases import (
+    COMPLAINT,
+    CONFUSION,
+    CORRECTION,
+    ESCALATION,
+    FAILED,
+    REJECTION,
+    THANKS,
+    TOLD,
+    flat,
+    is_closing,
+)
 from processors.text import normal, similarity
 
 MODEL_VERSION = 1
 POLARITY = {
-    "correction": 1, "confusion": 1, "complaint": 1, "escalation": 1, "asked_again": 1, "shouting": 1, "thanks": -1,
+    "correction": 1, "rejection": 1, "confusion": 1, "complaint": 1, "escalation": 1, "asked_again": 1,
+    "shouting": 1, "thanks": -1,
     "agent_failed": 1, "agent_repeats": 1, "agent_silent": 1, "agent_asks": -1, "dodged": 1, "off_topic": 1,
     "position": 1, "trouble": 1,
 }  # fmt: skip
@@ -66,6 +78,7 @@ def _reaction(heard: Sequence[Heard], place: int, alike: Likeness) -> Features:
     said = flat(text)
     return {
         "correction": float(bool(CORRECTION.search(said) or TOLD.search(said))),
+        "rejection": float(bool(REJECTION.search(said))),
         "confusion": float(bool(CONFUSION.search(said))),
         "complaint": float(bool(COMPLAINT.search(said))),
         "escalation": float(bool(ESCALATION.search(said))),

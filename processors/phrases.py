@@ -50,12 +50,23 @@ CONFUSION = re.compile(
 COMPLAINT = re.compile(
     r"\b(?:bad|terrible|awful|horrible|useless|stupid|dumb|idiot|ridiculous|annoy(?:ed|ing)|frustrat(?:ed|ing|ion)"
     r"|disappoint(?:ed|ing|ment)|unhappy|angry|upset|unacceptable|worst|worse|sucks?|rude|boring|pathetic|nonsense"
-    r"|garbage|crap|wrong|shit|damn|fuck\w*|bullshit|shut up|hopeless|unhelpful|weird|waste of)\b"
+    r"|garbage|crap|wrong|shit|damn|fuck\w*|bullshit|shut up|hopeless|unhelpful|weird|waste of|hate (?:you|this|it)"
+    r"|moron|imbecile|retard(?:ed)?|asshole|bitch|dickhead|bastard|loser|liar|lying|you suck|pissed|fed up|sick of)\b"
     r"|\bnot (?:good|great|happy|helpful|working|interested|acceptable|fair|funny|nice|satisfied|enough|useful)\b"
     r"|\b(?:doesn'?t|didn'?t|isn'?t|won'?t|not) (?:work|help)\w*"
     r"|\bstill (?:can'?t|cannot|not|no|doesn'?t|isn'?t)\b"
 )
 """The user is angry, disappointed, or says that it does not work."""
+
+REJECTION = re.compile(
+    r"\b(?:do not|don'?t|did not|didn'?t) (?:\w+ )?(?:like|want|need|prefer|care for)"
+    r" (?:it|that|this|those|them|any|one)\b"
+    r"|\bnot (?:\w+ )?(?:interested|a fan|my (?:type|taste|thing)|for me|what i'?m|the one i|into)\b"
+    r"|\b(?:try|find|check|look|search|give me|suggest|show me|want|have|any) (?:\w+ )?"
+    r"(?:again|another|(?:some|any)thing else|(?:a )?different|others?)\b"
+    r"|\b(?:any|something|anything) (?:other|else|different)\b|\brather (?:not|have|go)\b"
+)
+"""The user turns down what was offered, or asks for something else."""
 
 THANKS = re.compile(
     r"\b(?:thanks|thank you|thx|appreciate (?:it|your|the|that|all)|perfect|wonderful|excellent|awesome|fantastic"
@@ -69,6 +80,9 @@ FAILED = re.compile(
     r"|\bi (?:can'?t|cannot|couldn'?t|could not|am not able|don'?t|do not|didn'?t|did not|can t|couldn t|don t|didn t)"
     r" (?:\w+ )?(?:answer|help|understand|find|know|do|process|get|see|have|assist|locate|verify|change|book|complete"
     r"|provide|access)\b|\bno (?:results?|match(?:es)?|such|record)\b|\bnot (?:be )?found\b"
+    r"|\b(?:was|were|is|are) (?:un|not )successful\b|\bfully booked\b|\bsold out\b"
+    r"|\bthere (?:is|are|were|was) (?:no|not any)\b|\bnone (?:of|that|available)\b"
+    r"|\b(?:did not|didn'?t) (?:work|go through)\b|\bno longer (?:available|possible)\b"
 )
 """The agent says that it could not do it."""
 

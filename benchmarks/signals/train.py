@@ -27,16 +27,16 @@ from processors.dissatisfaction import MODEL_VERSION, POLARITY
 from processors.likeness import LETTERS, Likeness
 
 PRIOR = {
-    "correction": 1.2, "confusion": 1.2, "complaint": 1.2, "escalation": 1.5, "asked_again": 1.0, "shouting": 0.5,
-    "thanks": -1.2, "agent_failed": 0.8, "agent_repeats": 0.8, "agent_silent": 0.8, "agent_asks": -0.3, "dodged": 0.3,
-    "off_topic": 1.0, "position": 0.5, "trouble": 1.0,
+    "correction": 1.2, "rejection": 0.7, "confusion": 1.2, "complaint": 1.2, "escalation": 1.5, "asked_again": 1.0,
+    "shouting": 0.5, "thanks": -1.2, "agent_failed": 0.8, "agent_repeats": 0.8, "agent_silent": 0.8, "agent_asks": -0.3,
+    "dodged": 0.3, "off_topic": 1.0, "position": 0.5, "trouble": 1.0,
 }  # fmt: skip
 """Log-odds for the whole of a feature, as one would guess them."""
 STRENGTH, FIRM = 3.0, 30.0
 """How many messages' worth of evidence a prior has, out of ``SIZE`` in the data: firm for what people say, which those
 who chat with these bots seldom do."""
 SIZE = 1_000.0
-SAID = ("correction", "confusion", "complaint", "escalation", "asked_again", "shouting", "thanks")
+SAID = ("correction", "rejection", "confusion", "complaint", "escalation", "asked_again", "shouting", "thanks")
 MOST = {"position": 2.0}
 """Bounds beyond a polarity: how long a conversation is says more about these bots than about dissatisfaction."""
 Bounds = list[tuple[float, float]]

@@ -79,7 +79,7 @@ def test_without_the_model_it_says_so_and_goes_by_letters(tmp_path: Path) -> Non
         ("{", "line 2: no JSON"),
         ("[]", "line 2: expected a JSON object"),
         ('{"conversation_id": "c"}', "line 2: messages: must be a list, not missing"),
-        (lines(talk("c", role="bot")), "line 2: messages[0].role"),
+        (lines(talk("c", role="s3cret")), "line 2: messages[0].role"),
         (lines(talk("c", timestamp="s3cret")), "line 2: messages[0].timestamp"),
         (lines(talk("c", content={"s3cret": 1})), "line 2: messages[0].content"),
     ],
@@ -122,6 +122,39 @@ def test_times_count_where_they_are_given() -> None:
 
     assert timed("2026-01-05T09:01:00Z") == ["rephrase", "abandonment"]
     assert timed("2026-01-05T09:20:00Z") == ["abandonment"]
+
+
+@pytest.mark.parametrize("times", [(1.7e9, 1.70000006e9), (1.7e12, 1.70000006e12), ("1700000000", "1700000060"),
+                                   ("2026-01-05T09:00:00", "2026-01-05T10:01:00+01:00")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("user", "agent"), [("human", "AI"), ("Customer", "agent"), ("USER", "SYSTEM"), ("user", "bot")]
+)
+def test_other_names_of_roles_and_units_of_time(times: tuple[Any, Any], user: str, agent: str) -> None:
+    body, names_ = talk("c1"), {"user": user, "assistant": agent}
+    plain = [names(row.signals) for row in rows_of(conversation_of(body))]
+    for one in body["messages"]:
+        one.update(role=names_[one["role"]], content=[{"type": "text", "text": {"value": one["content"]}}])
+    body["messages"][0]["timestamp"], body["messages"][2]["timestamp"] = times
+    assert [names(row.signals) for row in rows_of(conversation_of(body))] == plain
+    body["messages"][2]["timestamp"] = None
+    assert [names(row.signals) for row in rows_of(conversation_of(body))] == plain
+
+
+def test_a_system_prompt_is_no_answer() -> None:
+    prompt = [{"role": "system", "content": "Sorry, I cannot help."}]
+    body = talk("c1")
+    assert list(rows_of(conversation_of(body | {"messages": prompt + body["messages"]}))) == list(
+        rows_of(conversation_of(body))
+    )
+    alone = {"conversation_id": "c2", "messages": [*prompt, {"role": "user", "content": "hello"}]}
+    assert [row.signals for row in rows_of(conversation_of(alone))] == [()]
+
+
+def test_a_conversation_of_a_thousand_messages_in_any_language() -> None:
+    texts = [f"пароль {n} السلام 密码" for n in range(500)]
+    rows = list(rows_of(conversation_of(talk("c1", texts))))
+    assert [row.turn for row in rows] == list(range(500))
+    assert all(0.0 < row.p_dissatisfied < 1.0 for row in rows)
 
 
 def test_long_silence_ends_a_window() -> None:
