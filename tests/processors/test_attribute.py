@@ -373,7 +373,7 @@ def test_a_reaction_has_the_force_that_was_learnt_for_it(force: float, verdict: 
 def test_learnt_forces_are_for_reactions_alone() -> None:
     """What a person said, and what a producer sends with a value of its own, is not weighed anew."""
     sent = signal(name="copy", kind="implicit", source="app", value=1.0, weight=0.6, turn_id="t0.r", **at(50))
-    given = {"p_failure": 0.5, "forces": {"copy": -1.0, "rating": 1.0}}
+    given: dict[str, Any] = {"p_failure": 0.5, "forces": {"copy": -1.0, "rating": 1.0}}
     assert Bench().send(scored(0, **given), sent, scored(1))[0].verdict == "success"
     assert Bench().send(scored(0, **given), said(0, -1.0), scored(1))[0].verdict == "failure"
 
