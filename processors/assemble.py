@@ -24,7 +24,7 @@ from processors.reactions import ReactionRules
 from processors.stage import Event, Stage, forget
 from processors.state import KeyState
 from processors.text import normal
-from processors.traces import Node, members, node_of, put, roots, slim, turn_of, weight_of, whole
+from processors.traces import Node, is_leaf, members, node_of, put, roots, slim, turn_of, weight_of, whole
 from processors.vectors import SPELLING, Vectors
 from schemas.events import EPOCH, Record, Span, Turn, identity
 from schemas.subjects import Subject
@@ -96,11 +96,12 @@ class Assemble(Stage):
         trace = data["traces"].setdefault(span.trace_id, {"nodes": {}, "turns": {}, "due": None})
         if span.kind != "agent" and len(trace["nodes"]) >= self._settings.trace_spans:
             return
+        leaf = span.kind in ("tool", "retrieval") and is_leaf(span.span_id, trace)
         put(trace, node_of(span))
         if span.kind == "tool" and not span.parent_span_id:
             act(data, span)
-        fresh = _fresh(trace)
-        trace["due"] = max((self._ready_at(root, trace) for root in fresh), default=None)
+        if not leaf:
+            trace["due"] = max((self._ready_at(root, trace) for root in _fresh(trace)), default=None)
         yield from self._changed(data, trace)
         _bound(data, self._settings)
 

@@ -71,6 +71,12 @@ def put(trace: dict[str, Any], node: Node) -> None:
     trace["nodes"][node["span_id"]] = {name: value for name, value in kept.items() if name != "span_id"} | said
 
 
+def is_leaf(span_id: str, trace: dict[str, Any]) -> bool:
+    """Whether a span is new and nothing is known to stand below it: a tool's or a search's then changes no root."""
+    nodes = trace["nodes"]
+    return span_id not in nodes and all(node.get("parent_span_id") != span_id for node in nodes.values())
+
+
 def _place(texts: list[str], text: str) -> int:
     if text not in texts:
         texts.append(text)

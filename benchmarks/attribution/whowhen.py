@@ -5,9 +5,9 @@ and names the agent whose mistake decided it. Chat logs are not the typed spans 
 log is read as spans (terminals are tools, messages are model calls), ``processors.faults`` looks at each, and every
 agent gets a few features of what is held against it. A conditional logit over the agents of a log weighs them: fitted
 on one half of the logs, tested on the other, both ways round. Nothing looks at the ground truth of the question, at
-names of agents or at the kind of a log. Beside it: the rules alone (the first that names somebody), an agent at random, the
-one who speaks most, and the first. Published for language models: 53.5% (best, all at once), random 29.1% (algorithm
-generated) and 12.0% (hand-crafted); the published set has 184 logs, the data set here about half of them.
+names of agents or at the kind of a log. Beside it: the rules alone (the first that names somebody), an agent at random,
+the one who speaks most, and the first. Published for language models: 53.5% (best, all at once), random 29.1%
+(algorithm generated) and 12.0% (hand-crafted); the published set has 184 logs, the data set here about half of them.
 """
 
 from __future__ import annotations
