@@ -24,7 +24,7 @@ from processors.reactions import ReactionRules
 from processors.stage import Event, Stage, forget
 from processors.state import KeyState
 from processors.text import normal
-from processors.traces import Node, members, node_of, roots, slim, turn_of, weight_of
+from processors.traces import Node, members, node_of, put, roots, slim, turn_of, weight_of, whole
 from processors.vectors import SPELLING, Vectors
 from schemas.events import EPOCH, Record, Span, Turn, identity
 from schemas.subjects import Subject
@@ -96,7 +96,7 @@ class Assemble(Stage):
         trace = data["traces"].setdefault(span.trace_id, {"nodes": {}, "turns": {}, "due": None})
         if span.kind != "agent" and len(trace["nodes"]) >= self._settings.trace_spans:
             return
-        trace["nodes"][span.span_id] = node_of(span)
+        put(trace, node_of(span))
         if span.kind == "tool" and not span.parent_span_id:
             act(data, span)
         fresh = _fresh(trace)
@@ -107,25 +107,26 @@ class Assemble(Stage):
     def _changed(self, data: dict[str, Any], trace: dict[str, Any]) -> Iterator[Record]:
         """Emit again the turns that a late span changes, and what that changes about signals."""
         for turn_id, kept in trace["turns"].items():
-            root = trace["nodes"][turn_id.rpartition(".")[2]]
-            turn, spans = self._built(data, trace, root, kept["index"])
+            nodes = whole(trace)
+            root = nodes[turn_id.rpartition(".")[2]]
+            turn, spans = self._built(data, nodes, root, kept["index"])
             if turn is not None and _digest(turn) != kept["digest"]:
                 kept["digest"] = _digest(turn)
                 yield turn
-                slim(root, trace["nodes"])
+                slim(root, trace)
                 remember(data, turn, _stopped(spans), _tools(spans))
         yield from self._listener.changed(data)
 
     def _built(
-        self, data: dict[str, Any], trace: dict[str, Any], root: Node, index: int
+        self, data: dict[str, Any], nodes: dict[str, Node], root: Node, index: int
     ) -> tuple[Turn | None, list[Node]]:
         """The turn of a root as it is now, and its spans; the session's first with its sketch."""
-        nodes = trace["nodes"]
         tops = roots(nodes)
         if root not in tops:
             tops = [root]
         spans = members(root, tops, nodes)
-        turn = turn_of(root, spans, index, data["tenant"])
+        earlier = [one["input"] for one in data["turns"] if one["start"] < root["start"]]
+        turn = turn_of(root, spans, index, data["tenant"], earlier)
         if turn is not None and index == 0 and self._vectors.meaning and normal(turn.input):
             turn = turn.model_copy(update={"sketch": sketch(self._vectors(turn.input))})
         return turn, spans
@@ -185,13 +186,13 @@ class Assemble(Stage):
             forget(state)
 
     def _emit(self, data: dict[str, Any], root: Node, trace: dict[str, Any]) -> Iterator[Record]:
-        turn, spans = self._built(data, trace, root, data["next"])
+        turn, spans = self._built(data, whole(trace), root, data["next"])
         if turn is None:
             return
         data["next"] += 1
         trace["turns"][turn.turn_id] = {"index": turn.turn_index, "digest": _digest(turn)}
         yield turn
-        slim(root, trace["nodes"])
+        slim(root, trace)
         remember(data, turn, _stopped(spans), _tools(spans))
 
 
@@ -204,13 +205,13 @@ def _opened(state: KeyState) -> dict[str, Any]:
 
 
 def _theirs(name: str, trace: dict[str, Any], about: Subject) -> bool:
-    return name in about.traces or any(node["subject_hash"] == about.hash for node in trace["nodes"].values())
+    return name in about.traces or any(node["subject_hash"] == about.hash for node in whole(trace).values())
 
 
 def _fresh(trace: dict[str, Any]) -> list[Node]:
     """Roots without a turn. A turn that stands is not doubled when an agent span above it comes late."""
     done = {turn_id.rpartition(".")[2] for turn_id in trace["turns"]}
-    tops = roots(trace["nodes"])
+    tops = roots(whole(trace))
     if done and not done & {top["span_id"] for top in tops}:
         return []
     return [top for top in tops if top["span_id"] not in done]
@@ -242,7 +243,7 @@ def _bound(data: dict[str, Any], settings: AssembleSettings) -> None:
     traces, kept, room = data["traces"], set[str](), settings.trace_bytes
     for turn in reversed(data["turns"][-settings.recent_turns :]):
         trace = traces.get(turn["trace_id"])
-        room -= weight_of(trace["nodes"]) if trace and turn["trace_id"] not in kept else 0
+        room -= weight_of(trace) if trace and turn["trace_id"] not in kept else 0
         if room >= 0 or not kept:
             kept.add(turn["trace_id"])
     loose = [name for name, trace in traces.items() if name not in kept and trace["due"] is None]

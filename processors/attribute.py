@@ -1,26 +1,46 @@
 """Attribute: scores and signals become outcomes: how did each turn go, and what was its first fault.
 
 A turn settles when its reaction is seen: a turn after it, a decisive explicit signal that names it, or
-silence long enough to close the session. Evidence that comes later and changes the verdict gives a new
+silence long enough to close the session. Evidence that comes later and changes the verdict or the cause gives a new
 revision. Signals that name no turn belong to the last turn that began before them; they wait for that to be
-known. A signal for a turn that never comes is kept until the session is forgotten.
+known. A signal for a turn that never comes is kept until the session is forgotten. Turns are read for what their
+users asked: with it, each turn that failed is told once more, as a failure.
 """
 
 from __future__ import annotations
 
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, cast
 
+from processors.cause_model import State, load
 from processors.evidence import Evidence, Judgement, VerdictRules, judge
 from processors.moments import micros, moment, seconds
-from processors.stage import Event, Stage, forget
+from processors.sessions import (
+    Held,
+    awaited,
+    failed,
+    failure,
+    forget_person,
+    keep_asked,
+    keep_score,
+    keep_signal,
+    opened,
+    outcome,
+    pack,
+    told,
+    unheard,
+    unpack,
+)
+from processors.stage import Event, Message, Prepared, Stage, forget
 from processors.state import KeyState
-from schemas.events import Outcome, Record, Score, Signal, identity
+from schemas.errors import Invalid
+from schemas.events import Outcome, Record, Score, Signal, Turn, identity
 from schemas.subjects import Subject
-from schemas.topics import OUTCOMES, SCORES, SIGNALS
+from schemas.topics import FAILURES, OUTCOMES, SCORES, SIGNALS, TURNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +49,29 @@ class AttributeSettings:
 
     ``gap``: silence that closes a session. ``grace``: how much longer to wait for the signals which that
     close itself makes. ``lateness``: how long a closed session can still be revised. ``turns``, ``signals``:
-    how many of each a session remembers. ``rules``: thresholds of the verdict.
+    how many of each a session remembers. ``recent``: of how many turns it remembers what they show and what was asked.
+    ``rules``: thresholds of verdict and cause.
     """
 
     gap: float = 1_800.0
     grace: float = 60.0
     lateness: float = 3_600.0
-    turns: int = 64
-    signals: int = 256
+    turns: int = 24
+    signals: int = 64
+    recent: int = 8
     rules: VerdictRules = field(default_factory=VerdictRules)
 
 
 class Attribute(Stage):
-    """Scores and signals to outcomes, per session."""
+    """Scores and signals to outcomes, and with turns to failures, per session."""
 
     name = "attribute"
-    sources = (SCORES, SIGNALS)
-    emits = (OUTCOMES,)
+    sources = (TURNS, SCORES, SIGNALS)
+    emits = (OUTCOMES, FAILURES)
     linger = 1.0
     by = "session"
+    memo_size = 32
+    memo_emits = False
 
     def __init__(self, settings: AttributeSettings | None = None) -> None:
         self._settings = settings or AttributeSettings()
@@ -55,22 +79,48 @@ class Attribute(Stage):
 
     def key(self, record: Record) -> str:
         """One state per session."""
-        return f"{record.tenant}/{cast('Score | Signal', record).session_id}"
+        return f"{record.tenant}/{cast('Turn | Score | Signal', record).session_id}"
+
+    def _prepare_one(self, message: Message) -> Prepared:
+        """A signal sent again without weight is another event: it takes the first one back."""
+        found = super()._prepare_one(message)
+        if isinstance(found, Invalid):
+            return found
+        return [
+            replace(one, event_id=identity("withdrawn", one.event_id))
+            if isinstance(one.record, Signal) and one.record.weight <= 0
+            else one
+            for one in found
+        ]
 
     def step(self, event: Event, state: KeyState) -> Iterable[Record]:
-        """Keep the score or signal; settle what it decides, revise what it changes."""
-        data, record = _opened(state), event.record
-        if isinstance(record, Score):
+        """Keep the turn, score or signal; settle what it decides, revise what it changes."""
+        data, record, settings = opened(state.data), event.record, self._settings
+        if isinstance(record, Turn):
             self._heard(data, micros(max(record.event_time, record.end_time)))
-            _keep_score(data, record, self._settings.turns)
-            data["sketch"] = record.sketch or data.get("sketch", "")
-        elif isinstance(record, Signal) and record.source != "shadow" and record.weight > 0:
-            if record.name != "abandonment":
+            keep_asked(data, record, settings.recent)
+        elif isinstance(record, Score):
+            load(record.causes)
+            self._heard(data, micros(max(record.event_time, record.end_time)))
+            keep_score(data, record, settings.turns, settings.recent)
+            if record.sketch and not data["valued"]:
+                data["sketch"] = record.sketch
+        elif isinstance(record, Signal) and record.source != "shadow":
+            if record.name != "abandonment" and record.weight > 0:
                 self._heard(data, micros(record.event_time))
-            data["signals"].append(list(_evidence(record)))
-            del data["signals"][: -self._settings.signals]
-        yield from self._settle(data)
+            keep_signal(data, record, settings.signals)
+        news = [] if isinstance(record, Turn) and not awaited(data, record.turn_id) else list(self._settle(data))
+        if news:
+            data["told"] = {name: data["told"][name] for name in data["told"] if name in state.memo}
+            data["told"][event.event_id] = news
         state.due = moment(data["forget"] if data["closed"] else self._closing(data))
+        return _records(data, news)
+
+    def repeat(self, event: Event, state: KeyState, memo: list[Any]) -> Iterable[Record]:
+        """See Stage: the same records, made again of their short form."""
+        del memo
+        data = opened(state.data)
+        return _records(data, data["told"].get(event.event_id, []))
 
     def _heard(self, data: dict[str, Any], time: int) -> None:
         data["last"] = max(data["last"], time)
@@ -82,75 +132,99 @@ class Attribute(Stage):
     def tick(self, key: str, state: KeyState, now: datetime) -> Iterable[Record]:
         """Close a silent session: settle the rest and give its value; later, forget it."""
         del key
-        data = _opened(state)
+        data = opened(state.data)
         if data["closed"]:
             forget(state)
             return
         data["closed"] = True
         data["forget"] = micros(now) + seconds(self._settings.lateness)
         state.due = moment(data["forget"])
-        yield from self._settle(data)
+        yield from _records(data, list(self._settle(data)))
 
     def erase(self, name: str, state: KeyState, about: Subject) -> Iterable[Record]:
         """See Stage: their turns go with what was said about them, and the session when nothing else is in it."""
         yield from super().erase(name, state, about)
-        data = _opened(state)
-        gone = {turn_id for turn_id, turn in data["turns"].items() if turn["subject_hash"] == about.hash}
-        data["turns"] = {turn_id: turn for turn_id, turn in data["turns"].items() if turn_id not in gone}
-        held = [Evidence(*one) for one in data["signals"]]
+        data = opened(state.data)
+        gone = forget_person(data, about.hash)
+        held = [(one, Evidence(*one)) for one in data["signals"]]
         data["signals"] = [
-            list(one) for one in held
-            if one.turn_id not in gone and not about.has_turn(one.turn_id) and one.trace_id not in about.traces
+            one for one, said in held
+            if said.turn_id not in gone and not about.has_turn(said.turn_id) and said.trace_id not in about.traces
         ]  # fmt: skip
         if gone:
-            data["sketch"] = ""
-        if name in about.sessions or not (data["turns"] or data["signals"]):
+            data.pop("sketch", None)
+        if name in about.sessions or not (data["turns"] or data["signals"] or data["asked"]):
             forget(state)
 
-    def _settle(self, data: dict[str, Any]) -> Iterator[Record]:
-        """Every turn whose reaction is seen, or whose verdict changed, in the order of the session."""
-        turns = sorted(data["turns"].values(), key=lambda t: (t["start"], t["turn_id"]))
+    def _settle(self, data: dict[str, Any]) -> Iterator[News]:
+        """Every turn whose reaction is seen, or whose verdict or cause changed, in the order of the session."""
+        turns = unpack(data)
         about = _about(turns, [Evidence(*e) for e in data["signals"]])
-        for place, turn in enumerate(turns):
-            found, last = about[turn["turn_id"]], place + 1 == len(turns)
-            judgement = judge(turn, found, self._settings.rules)
-            told = any(e.decisive and (e.turn_id or e.trace_id) for e in found)
-            settled = turn["revision"] >= 0
-            news = _differs(turn, judgement) if settled else told or data["closed"] or not last
-            value = _session_value(data, news and judgement.verdict == "failure", last)
-            if news or value is not None:
-                sketch = data.get("sketch", "") if value is not None else ""
-                yield _outcome(turn, judgement, value).model_copy(update={"sketch": sketch})
+        learnt = load(data["causes"])
+        judged: dict[str, Judgement] = {}
+        for place in reversed(range(len(turns))):
+            after = turns[place + 1] if place + 1 < len(turns) else None
+            found = self._judged(data, turns[place], after, about[turns[place]["turn_id"]], judged, learnt)
+            if found is not None:
+                judged[turns[place]["turn_id"]] = found
+        for turn in turns:
+            found = judged.get(turn["turn_id"])
+            if found is not None:
+                news = _differs(turn, found)
+                value = _session_value(data, news and found.verdict == "failure", turn is turns[-1])
+                if news or value is not None:
+                    yield "outcome", told(turn, found, value)
+            late = unheard(turn) and turn["turn_id"] in data["asked"]
+            if late:
+                yield "failure", failed(turn)
+            if late or found is not None:
+                pack(data, [turn])
+
+    def _judged(
+        self,
+        data: dict[str, Any],
+        turn: Held,
+        after: Held | None,
+        found: list[Evidence],
+        judged: dict[str, Judgement],
+        learnt: State,
+    ) -> Judgement | None:
+        """The judgement on a turn that settles or rests on other evidence than before; None when nothing is new."""
+        settled = turn["revision"] >= 0
+        decided = any(e.decisive and (e.turn_id or e.trace_id) for e in found)
+        if not (settled or decided or data["closed"] or after is not None):
+            return None
+        rerouted = after is not None and _rerouted(turn, after, judged)
+        basis = zlib.crc32(repr((found, rerouted)).encode())
+        final = data["closed"] and after is None and not data["valued"]
+        if settled and turn["basis"] == basis and not final:
+            return None
+        turn["basis"] = basis
+        return judge(turn, found, self._settings.rules, rerouted, learnt)
 
 
-def _opened(state: KeyState) -> dict[str, Any]:
-    if not state.data:
-        state.data.update(turns={}, signals=[], last=0, closed=False, forget=0, valued=False)
-    return state.data
+News = tuple[str, list[Any]]
+"""``outcome`` or ``failure``, and the record in short."""
 
 
-def _keep_score(data: dict[str, Any], score: Score, limit: int) -> None:
-    known = data["turns"].get(score.turn_id, {"revision": -1, "verdict": "", "expected": ""})
-    data["turns"][score.turn_id] = {
-        "turn_id": score.turn_id, "trace_id": score.trace_id, "session_id": score.session_id,
-        "tenant": score.tenant, "agent": score.agent, "subject_hash": score.subject_hash,
-        "start": micros(score.event_time), "model_version": score.model_version, "category": score.category,
-        "p_failure": score.p_failure, "uncertainty": score.uncertainty, "features": score.features,
-        "retrievals": score.retrievals, "retrieval_score": score.retrieval_score,
-        "revision": known["revision"], "verdict": known["verdict"], "expected": known["expected"],
-    }  # fmt: skip
-    settled = [t for t in data["turns"].values() if t["revision"] >= 0 or t["turn_id"] != score.turn_id]
-    for turn in sorted(settled, key=lambda t: t["start"])[: max(len(data["turns"]) - limit, 0)]:
-        del data["turns"][turn["turn_id"]]
+def _records(data: dict[str, Any], news: Iterable[Any]) -> list[Record]:
+    made = (outcome(data, short) if kind == "outcome" else failure(data, short) for kind, short in news)
+    return [_sketched(data, one) for one in made if one is not None]
 
 
-def _evidence(signal: Signal) -> Evidence:
-    text = signal.text if signal.name == "correction" else ""
-    return Evidence(
-        signal.event_id, signal.name, signal.kind, signal.source, signal.value, signal.weight, text,
-        signal.turn_id, signal.trace_id, micros(signal.event_time), signal.span_id, signal.feedback_id,
-        micros(signal.received_time),
-    )  # fmt: skip
+def _sketched(data: dict[str, Any], record: Record) -> Record:
+    """With the sketch of the session's first message, where it carries the session's value."""
+    if not isinstance(record, Outcome) or record.session_value is None:
+        return record
+    return record.model_copy(update={"sketch": data.get("sketch", "")})
+
+
+def _rerouted(turn: Held, after: Held, judged: dict[str, Judgement]) -> bool:
+    """Whether the next turn took another route and went well."""
+    now = judged.get(after["turn_id"])
+    verdict = now.verdict if now else after["verdict"]
+    routes = (turn["category"], after["category"])
+    return all(routes) and routes[0] != routes[1] and verdict == "success"
 
 
 def _about(turns: list[dict[str, Any]], signals: list[Evidence]) -> dict[str, list[Evidence]]:
@@ -172,8 +246,9 @@ def _about(turns: list[dict[str, Any]], signals: list[Evidence]) -> dict[str, li
     return about
 
 
-def _differs(turn: dict[str, Any], judgement: Judgement) -> bool:
-    return (turn["verdict"], turn["expected"]) != (judgement.verdict, judgement.expected)
+def _differs(turn: Held, judgement: Judgement) -> bool:
+    now = (judgement.verdict, judgement.expected, judgement.cause)
+    return turn["revision"] < 0 or (turn["verdict"], turn["expected"], turn["cause"]) != now
 
 
 def _session_value(data: dict[str, Any], failed: bool, last: bool) -> int | None:
@@ -182,29 +257,3 @@ def _session_value(data: dict[str, Any], failed: bool, last: bool) -> int | None
         return None
     data["valued"] = True
     return int(failed)
-
-
-def _outcome(turn: dict[str, Any], judgement: Judgement, session_value: int | None) -> Outcome:
-    turn["revision"] += 1
-    turn["verdict"], turn["expected"] = judgement.verdict, judgement.expected
-    return Outcome(
-        event_id=identity("outcome", turn["tenant"], turn["turn_id"], str(turn["revision"])),
-        tenant=turn["tenant"],
-        agent=turn["agent"],
-        subject_hash=turn["subject_hash"],
-        event_time=moment(turn["start"]),
-        session_id=turn["session_id"],
-        turn_id=turn["turn_id"],
-        trace_id=turn["trace_id"],
-        model_version=turn["model_version"],
-        category=turn["category"],
-        revision=turn["revision"],
-        verdict=judgement.verdict,
-        p_failure=judgement.p_failure,
-        uncertainty=turn["uncertainty"],
-        cause=judgement.cause,
-        cause_confidence=judgement.confidence,
-        evidence=judgement.evidence,
-        expected=judgement.expected,
-        session_value=session_value,
-    )

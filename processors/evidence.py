@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from processors import cause_model
+from processors.causes import SAID, Case, Fired, rules
 from processors.text import normal
 from schemas.events import Cause, Verdict
 
@@ -26,7 +28,8 @@ _POLARITY = {
 class Evidence(NamedTuple):
     """One signal about a turn, as state keeps it. ``time`` in microseconds. ``feedback``: what its revisions share.
 
-    ``received``: when it came, in microseconds: of two at the same time the later one counts.
+    ``received``: when it came, in microseconds: of two at the same time the later one counts. ``retracts``: the id of
+    the signal that this one takes back. Without weight it says nothing itself, and stands in for those before it.
     """
 
     id: str
@@ -42,6 +45,7 @@ class Evidence(NamedTuple):
     span_id: str = ""
     feedback: str = ""
     received: int = 0
+    retracts: str = ""
 
     @property
     def force(self) -> float:
@@ -60,14 +64,14 @@ class VerdictRules:
     """``failure_at``, ``success_at``: summed force from which a verdict is given.
 
     ``prior_weight``: the force of a score that is certain. ``steepness``: log-odds per unit of force.
-    ``retrieval_at``: the retrieval score under which documents were poor.
+    ``abstain_under``: the probability under which no cause is told.
     """
 
     failure_at: float = -0.3
     success_at: float = 0.3
     prior_weight: float = 0.6
     steepness: float = 3.0
-    retrieval_at: float = 0.35
+    abstain_under: float = cause_model.ABSTAIN
 
 
 class Judgement(NamedTuple):
@@ -82,15 +86,29 @@ class Judgement(NamedTuple):
 
 
 def newest(found: Iterable[Evidence]) -> list[Evidence]:
-    """One signal of each feedback, or name and source, the newest: who changes their mind is heard once."""
+    """One signal of each feedback, or name and source, the newest: who changes their mind is heard once.
+
+    What was taken back, or was sent again without weight, is not heard at all.
+    """
+    found = list(found)
+    withdrawn = {one.retracts for one in found}
     kept: dict[tuple[str, ...], Evidence] = {}
     for one in sorted(found, key=lambda e: (e.time, e.received, e.id)):
         kept[(one.feedback,) if one.feedback else (one.name, one.source)] = one
-    return sorted(kept.values(), key=lambda e: (e.time, e.id))
+    return sorted((e for e in kept.values() if e.weight > 0 and e.id not in withdrawn), key=lambda e: (e.time, e.id))
 
 
-def judge(score: dict[str, Any], found: Iterable[Evidence], rules: VerdictRules) -> Judgement:
-    """The verdict on a turn, given its score and the signals about it."""
+def judge(
+    score: dict[str, Any],
+    found: Iterable[Evidence],
+    rules: VerdictRules,
+    rerouted: bool = False,
+    learnt: cause_model.State | None = None,
+) -> Judgement:
+    """The verdict on a turn, given its score and the signals about it.
+
+    ``rerouted``: another route answered the same question later. ``learnt``: what labels taught about causes.
+    """
     signals = newest(found)
     said = [s for s in signals if s.decisive]
     prior = (0.5 - score["p_failure"]) * rules.prior_weight
@@ -100,39 +118,45 @@ def judge(score: dict[str, Any], found: Iterable[Evidence], rules: VerdictRules)
         verdict = "failure"
     elif force >= rules.success_at:
         verdict = "success"
-    told = sum(s.force for s in said or signals)
-    cause, confidence, rule = _cause(score, signals, rules) if verdict == "failure" else ("unknown", 0.0, "")
-    evidence = [rule] * bool(rule) + [f"signal:{s.name}:{s.id}" for s in signals]
+    heard = [f"signal:{s.name}:{s.id}" for s in signals]
     expected = next((s.text for s in reversed(signals) if s.name == "correction" and s.text), "")
-    p_failure = _shifted(score["p_failure"], -rules.steepness * told)
-    return Judgement(verdict, p_failure, cause, confidence, evidence, expected)
+    p_failure = _shifted(score["p_failure"], -rules.steepness * sum(s.force for s in said or signals))
+    if verdict != "failure":
+        return Judgement(verdict, p_failure, "unknown", 0.0, heard, expected)
+    case = case_of(score, signals, rerouted)
+    cause, confidence, why = told_cause(case, learnt or cause_model.fresh(), rules.abstain_under)
+    return Judgement(verdict, p_failure, cause, confidence, [*why, *heard], expected)
+
+
+def case_of(score: dict[str, Any], signals: Sequence[Evidence], rerouted: bool = False) -> Case:
+    """A failed turn as the rules of causes see it: its features, and what the signals against it hint at."""
+    facts = {SAID[s.name] for s in signals if s.name in SAID and s.force < 0} | ({"rerouted"} if rerouted else set())
+    named = next((s.text for s in signals if s.name == "correction" and s.text), "")
+    routes = bool(score["features"].get("router")) and bool(named and score["category"])
+    if routes and normal(named) != normal(score["category"]):
+        facts.add("corrected_route")
+    return Case(
+        score["features"], score["retrievals"], score["retrieval_score"], score.get("shown", {}), frozenset(facts)
+    )
+
+
+def told_cause(case: Case, learnt: cause_model.State, abstain_under: float) -> tuple[Cause, float, list[str]]:
+    """The likeliest cause with its probability, or ``unknown`` under ``abstain_under``; every rule that fired."""
+    fired = rules(case, cause_model.low_of(learnt))
+    chances = cause_model.predict(case, fired, learnt)
+    cause = max(chances, key=lambda name: chances[name])
+    why, chance = [_named(one, case) for one in fired], round(chances[cause], 4)
+    if chance >= abstain_under:
+        return cause, chance, why
+    return "unknown", 0.0, [f"abstained:{cause}:{chance:.2f}", *why]
+
+
+def _named(one: Fired, case: Case) -> str:
+    span_id = case.spans.get(one.feature, "")
+    return f"rule:{one.rule}:{span_id}" if span_id else f"rule:{one.rule}"
 
 
 def _shifted(probability: float, log_odds: float) -> float:
     bounded = min(max(probability, 0.01), 0.99)
     shifted = math.log(bounded / (1.0 - bounded)) + log_odds
     return round(min(max(1.0 / (1.0 + math.exp(-shifted)), 0.001), 0.999), 6)
-
-
-def _cause(score: dict[str, Any], signals: Sequence[Evidence], rules: VerdictRules) -> tuple[Cause, float, str]:
-    """The first fault: the earliest rule that fires, in the order in which an agent works."""
-    names = {s.name for s in signals}
-    named = next((s.text for s in signals if s.name == "correction" and s.text), "")
-    poor = score["retrieval_score"] is not None and score["retrieval_score"] < rules.retrieval_at
-    unsure = any(score["features"].get(name) for name in ("hedges", "refusal", "empty", "error"))
-    router = bool(score["features"].get("router"))
-    elsewhere = bool(named and score["category"]) and normal(named) != normal(score["category"])
-    table: tuple[tuple[bool, Cause, float, str], ...] = (
-        (bool(score["features"].get("tool_unresolved")), "tool", 0.9, "rule:tool_unresolved"),
-        (router and elsewhere, "routing", 0.9, "rule:corrected_route"),
-        (router, "routing", 0.7, "rule:answer_is_route"),
-        ("missing_knowledge" in names, "knowledge_gap", 0.8, "rule:missing_knowledge"),
-        (score["retrievals"] > 0 and poor, "retrieval", 0.7, "rule:poor_retrieval"),
-        (bool(names & {"rephrase", "repeat"}), "rephrasal", 0.4, "rule:asked_again"),
-        (unsure, "generation", 0.6, "rule:unsure_answer"),
-        (score["retrievals"] > 0 and not poor, "generation", 0.5, "rule:good_retrieval"),
-    )
-    for fires, cause, confidence, rule in table:
-        if fires:
-            return cause, confidence, rule
-    return "unknown", 0.0, ""

@@ -31,6 +31,15 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text[:LIMIT].lower().replace("\u2019", "'"))
 
 
+def content_words(text: str) -> list[str]:
+    """The words that carry meaning.
+
+    >>> content_words("How do I reset the VPN?")
+    ['reset', 'vpn']
+    """
+    return [word for word in words(text) if word not in _STOP]
+
+
 def normal(text: str) -> str:
     """A text with case, spacing and punctuation taken away: equal for what a reader calls the same text.
 

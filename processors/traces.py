@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from processors.faults import faults_of, seen_of
 from processors.moments import micros, moment
 from schemas.events import Redaction, Span, Turn, identity
 
@@ -20,7 +21,15 @@ _KEPT = (
 )  # fmt: skip
 _SELDOM = ("cost", "prompt_name", "prompt_version", "called_tools")
 """Kept where they say something."""
-_NODE_BYTES = 450
+_EMPTY: Node = {
+    "session_id": "", "parent_span_id": "", "status": "ok", "status_message": "", "model": "", "model_version": "",
+    "tool_name": "", "category": "", "input_tokens": 0, "output_tokens": 0, "consent_train": True,
+    "consent_evaluate": True, "logprob_top1": None, "logprob_top2": None, "retrieval_score": None, "input": "",
+    "output": "", "redaction": {},
+}  # fmt: skip
+"""What is not written down."""
+_SHARED = ("session_id", "trace_id", "subject_hash", "agent", "model", "model_version")
+_NODE_BYTES = 250
 _NUMBERS = ("logprob_top1", "logprob_top2", "retrieval_score")
 
 
@@ -31,29 +40,71 @@ def node_of(span: Span) -> Node:
     for name in _NUMBERS:
         value = getattr(span, name)
         node[name] = value if value is not None and math.isfinite(value) else None
-    texts = span.kind in _TEXT_KINDS
+    texts, seen = span.kind in _TEXT_KINDS, seen_of(span)
     start = micros(span.event_time)
-    return node | {
-        "input": span.input if texts else "",
-        "output": span.output if texts else "",
-        "redaction": span.redaction.model_dump(),
-        "start": start,
-        "end": start + max(span.duration_us, 0),
-        "received": micros(span.received_time),
+    return (
+        node
+        | {
+            "input": span.input if texts else "",
+            "output": span.output if texts else "",
+            "redaction": span.redaction.model_dump(),
+            "start": start,
+            "end": start + max(span.duration_us, 0),
+            "received": micros(span.received_time),
+        }
+        | ({"seen": seen} if seen else {})
+    )
+
+
+def put(trace: dict[str, Any], node: Node) -> None:
+    """Put a span into its trace as state keeps it: without what is empty or what its first span says as well.
+
+    A text that several spans have (the message, an answer that is passed on) lies once in ``texts``.
+    """
+    shared = trace.setdefault("shared", {name: node[name] for name in _SHARED})
+    texts: list[str] = trace.setdefault("texts", [])
+    said = {name: _place(texts, node[name]) for name in ("input", "output") if node[name]}
+    plain = _EMPTY | shared
+    kept = {
+        name: value for name, value in node.items() if name not in said and (name not in plain or plain[name] != value)
     }
+    trace["nodes"][node["span_id"]] = {name: value for name, value in kept.items() if name != "span_id"} | said
 
 
-def slim(root: Node, nodes: dict[str, Node]) -> None:
+def _place(texts: list[str], text: str) -> int:
+    if text not in texts:
+        texts.append(text)
+    return texts.index(text)
+
+
+def whole(trace: dict[str, Any]) -> dict[str, Node]:
+    """The spans of a trace, as ``node_of`` made them."""
+    plain, texts = _EMPTY | trace.get("shared", {}), trace.get("texts", [])
+    nodes: dict[str, Node] = {}
+    for span_id, kept in trace["nodes"].items():
+        node = nodes[span_id] = {**plain, **kept, "span_id": span_id}
+        for name in ("input", "output"):
+            if isinstance(node[name], int):
+                node[name] = texts[node[name]]
+    return nodes
+
+
+def slim(root: Node, trace: dict[str, Any]) -> None:
     """Let go of the texts that the turn of a root no longer needs: those below it, when it has both of its own."""
     if root["input"] and root["output"]:
+        nodes = whole(trace)
+        trace.update(nodes={}, texts=[])
         for node in nodes.values():
             if node["kind"] != "agent" and node["parent_span_id"] in nodes:
                 node.update(input="", output="", redaction={})
+            put(trace, node)
 
 
-def weight_of(nodes: dict[str, Node]) -> int:
+def weight_of(trace: dict[str, Any]) -> int:
     """About how many bytes of state the spans of a trace take."""
-    return sum(_NODE_BYTES + len(node["input"]) + len(node["output"]) for node in nodes.values())
+    nodes = trace["nodes"].values()
+    words = sum(len(node["seen"].get("words", "")) for node in nodes if "seen" in node)
+    return sum(map(len, trace.get("texts", ()))) + _NODE_BYTES * len(nodes) + words
 
 
 def roots(nodes: dict[str, Node]) -> list[Node]:
@@ -126,8 +177,11 @@ def turn_id_of(root: Node) -> str:
     return f"{root['trace_id']}.{root['span_id']}"
 
 
-def turn_of(root: Node, spans: list[Node], index: int, tenant: str) -> Turn | None:
-    """The turn of a root and its spans; None when nothing was asked or nothing answered."""
+def turn_of(root: Node, spans: list[Node], index: int, tenant: str, earlier: Sequence[str] = ()) -> Turn | None:
+    """The turn of a root and its spans; None when nothing was asked or nothing answered.
+
+    ``earlier``: what the user said in the turns before it, oldest first.
+    """
     models = [n for n in spans if n["kind"] == "llm"]
     asked = next((n for n in (root, *models) if n["input"]), root)
     said = next((n for n in (root, *reversed(models)) if n["output"]), root)
@@ -135,6 +189,7 @@ def turn_of(root: Node, spans: list[Node], index: int, tenant: str) -> Turn | No
         return None
     voices = (root, *reversed(models))
     turn_id = turn_id_of(root)
+    noticed = faults_of(root, spans, earlier, asked["input"], said["output"])
     return Turn(
         event_id=identity("turn", tenant, turn_id),
         tenant=tenant,
@@ -155,6 +210,8 @@ def turn_of(root: Node, spans: list[Node], index: int, tenant: str) -> Turn | No
         input=asked["input"],
         output=said["output"],
         error=root["status_message"] if root["status"] == "error" else "",
+        faults=noticed.faults,
+        fault_spans=noticed.spans,
         **_prompt(voices),
         **_logprobs(voices),
         **_counts(root, spans, _lowest(models)),

@@ -29,6 +29,7 @@ def test_wheel_holds_packages_and_data(root: Path, tmp_path: Path) -> None:
     for suffix in (".avsc", ".sql", ".html"):
         assert any(n.endswith(suffix) for n in names), f"no {suffix} in the wheel"
     assert "processors/dissatisfaction.json" in names
+    assert "processors/cause_model.json" in names
 
 
 def test_module_list_is_what_the_build_packs(root: Path) -> None:

@@ -1,0 +1,213 @@
+"""What attribution remembers of a session's turns, small, and the records that it makes of them.
+
+In state a turn is a row of ``FIELDS`` in which names are places in the session's list of ``names``. What a turn shows
+(``features``, ``shown``) and what its user asked (``asked``) are there only for the newest ``recent`` turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from processors.cause_model import INPUTS
+from processors.evidence import Evidence, Judgement
+from processors.moments import micros, moment
+from schemas.events import Failure, Outcome, Record, Redaction, Score, Signal, Turn, identity
+
+Held = dict[str, Any]
+"""A turn, unpacked."""
+INPUT = 400
+"""Characters of a message that a failure carries."""
+NAMED = ("who", "agent", "model_version", "category")
+FIELDS = (
+    "turn_id", "trace_id", "start", *NAMED, "p_failure", "uncertainty", "retrievals", "retrieval_score", "revision",
+    "verdict", "cause", "expected", "basis", "failed", "p", "features", "shown",
+)  # fmt: skip
+"""``who``: the subject's hash. ``basis``: what the last judgement rested on, hashed. ``failed``: the revision that was
+last told as a failure. ``p``: P(failure) as it was last told. ``shown``: the span of each feature."""
+_NEW = {"revision": -1, "verdict": "", "cause": "unknown", "expected": "", "basis": 0, "failed": -1, "p": 0.0}
+_SHOWN = frozenset({*INPUTS, "tool_unresolved"})
+
+
+def opened(data: dict[str, Any]) -> dict[str, Any]:
+    """A session's state, made or brought to the present form."""
+    if not data:
+        data.update(turns={}, signals=[], last=0, closed=False, forget=0, valued=False)
+    if "asked" not in data:
+        old = list(data["turns"].values())
+        data.update(turns={}, asked={}, told={}, names=[], tenant="", session="", causes="")
+        for turn in old:  # as an earlier release kept them
+            data.update(tenant=turn["tenant"], session=turn["session_id"])
+            pack(data, [_NEW | {"who": turn["subject_hash"], "shown": {}} | turn])
+    return data
+
+
+def pack(data: dict[str, Any], turns: Iterable[Held]) -> None:
+    """Put turns into state, in place of what was there of them."""
+    for turn in turns:
+        row = [_place(data, turn[name]) if name in NAMED else turn[name] for name in FIELDS]
+        row[1] = "" if turn["turn_id"].startswith(f"{turn['trace_id']}.") else turn["trace_id"]
+        while row[-1] == {}:
+            row.pop()
+        data["turns"][turn["turn_id"]] = row[1:]
+
+
+def unpack(data: dict[str, Any]) -> list[Held]:
+    """The turns of a session by their start."""
+    turns = [_unpacked(data, turn_id) for turn_id in data["turns"]]
+    return sorted(turns, key=lambda turn: (turn["start"], turn["turn_id"]))
+
+
+def _unpacked(data: dict[str, Any], turn_id: str) -> Held:
+    turn = {"features": {}, "shown": {}} | dict(zip(FIELDS, (turn_id, *data["turns"][turn_id]), strict=False))
+    turn |= {name: data["names"][turn[name]] for name in NAMED}
+    return turn | {"trace_id": turn["trace_id"] or turn_id.rpartition(".")[0]}
+
+
+def _place(data: dict[str, Any], name: str) -> int:
+    if name not in data["names"]:
+        data["names"].append(name)
+    return data["names"].index(name)
+
+
+def keep_score(data: dict[str, Any], score: Score, turns: int, recent: int) -> None:
+    """Keep a turn by its score; let go of settled old ones with their signals, and of what less old ones show."""
+    data.update(tenant=score.tenant, session=score.session_id, causes=score.causes or data["causes"])
+    known = _unpacked(data, score.turn_id) if score.turn_id in data["turns"] else _NEW
+    now = known | {
+        "turn_id": score.turn_id, "trace_id": score.trace_id, "agent": score.agent, "who": score.subject_hash,
+        "start": micros(score.event_time), "model_version": score.model_version, "category": score.category,
+        "p_failure": score.p_failure, "uncertainty": score.uncertainty, "retrievals": score.retrievals,
+        "retrieval_score": score.retrieval_score, "shown": score.fault_spans, "basis": 0,
+        "features": {name: value for name, value in score.features.items() if value and name in _SHOWN},
+    }  # fmt: skip
+    pack(data, [now])
+    ordered = unpack(data)
+    settled = [one for one in ordered if one["revision"] >= 0 or one["turn_id"] != score.turn_id]
+    gone = {one["turn_id"] for one in settled[: max(len(ordered) - turns, 0)]}
+    for turn_id in gone:
+        del data["turns"][turn_id]
+    data["signals"] = [one for one in data["signals"] if not gone or Evidence(*one).turn_id not in gone]
+    past = [one for one in ordered[:-recent] if one["turn_id"] not in gone and one["revision"] >= 0 and one["features"]]
+    pack(data, [one | {"features": {}, "shown": {}} for one in past])
+
+
+def keep_signal(data: dict[str, Any], signal: Signal, signals: int) -> None:
+    """Keep a signal, of at most so many."""
+    found = Evidence(
+        signal.event_id, signal.name, signal.kind, signal.source, signal.value, signal.weight,
+        signal.text if signal.name == "correction" else "", signal.turn_id, "" if signal.turn_id else signal.trace_id,
+        micros(signal.event_time), signal.span_id, signal.feedback_id, micros(signal.received_time),
+        signal.attributes.get("retracts", ""),
+    )  # fmt: skip
+    row = list(found)
+    while row[-1] in ("", 0):
+        row.pop()
+    data["signals"] = [*data["signals"], row][-signals:]
+
+
+def keep_asked(data: dict[str, Any], turn: Turn, recent: int) -> None:
+    """Keep what a turn's user asked, of the newest turns."""
+    data.update(tenant=turn.tenant, session=turn.session_id)
+    data["asked"][turn.turn_id] = {
+        "text": turn.input[:INPUT], "start": micros(turn.event_time), "who": _place(data, turn.subject_hash),
+        "redaction": turn.redaction.model_dump(), "train": turn.consent_train, "evaluate": turn.consent_evaluate,
+    }  # fmt: skip
+    for turn_id, _ in sorted(data["asked"].items(), key=lambda one: (one[1]["start"], one[0]))[:-recent]:
+        del data["asked"][turn_id]
+
+
+def awaited(data: dict[str, Any], turn_id: str) -> bool:
+    """Whether a turn has failed and only waited for what was asked."""
+    return turn_id in data["turns"] and unheard(_unpacked(data, turn_id))
+
+
+def unheard(turn: Held) -> bool:
+    """Whether a turn's newest failure has not been told."""
+    return turn["verdict"] == "failure" and turn["failed"] < turn["revision"]
+
+
+def forget_person(data: dict[str, Any], subject_hash: str) -> set[str]:
+    """Let go of a person's turns and of what they asked; the ids of those turns."""
+    place = data["names"].index(subject_hash) if subject_hash in data["names"] else -1
+    who = FIELDS.index("who") - 1
+    gone = {turn_id for turn_id, row in data["turns"].items() if row[who] == place}
+    gone |= {turn_id for turn_id, one in data["asked"].items() if one["who"] == place}
+    for kept in ("turns", "asked"):
+        data[kept] = {turn_id: one for turn_id, one in data[kept].items() if turn_id not in gone}
+    data["told"] = {name: [one for one in news if one[1][0] not in gone] for name, news in data["told"].items()}
+    data["names"] = ["" if one == subject_hash else one for one in data["names"]]
+    return gone
+
+
+def told(turn: Held, judgement: Judgement, value: int | None) -> list[Any]:
+    """The turn's next revision, in the short form of which ``outcome`` makes the record again."""
+    turn["revision"] += 1
+    turn.update(verdict=judgement.verdict, expected=judgement.expected, cause=judgement.cause, p=judgement.p_failure)
+    return [
+        turn["turn_id"], turn["revision"], judgement.verdict, judgement.p_failure, judgement.cause,
+        judgement.confidence, judgement.evidence, judgement.expected, value,
+    ]  # fmt: skip
+
+
+def outcome(data: dict[str, Any], short: list[Any]) -> Record | None:
+    """The record of a revision in short; None when its turn has been let go."""
+    turn_id, revision, verdict, p_failure, cause, confidence, evidence, expected, value = short
+    if turn_id not in data["turns"]:
+        return None
+    turn = _unpacked(data, turn_id)
+    return Outcome(
+        event_id=identity("outcome", data["tenant"], turn_id, str(revision)),
+        tenant=data["tenant"],
+        agent=turn["agent"],
+        subject_hash=turn["who"],
+        event_time=moment(turn["start"]),
+        session_id=data["session"],
+        turn_id=turn_id,
+        trace_id=turn["trace_id"],
+        model_version=turn["model_version"],
+        category=turn["category"],
+        revision=revision,
+        verdict=verdict,
+        p_failure=p_failure,
+        uncertainty=turn["uncertainty"],
+        cause=cause,
+        cause_confidence=confidence,
+        evidence=evidence,
+        expected=expected,
+        session_value=value,
+    )
+
+
+def failed(turn: Held) -> list[Any]:
+    """The failure of a turn in short: its newest revision, cause and probability."""
+    turn["failed"] = turn["revision"]
+    return [turn["turn_id"], turn["revision"], turn["cause"], turn["p"]]
+
+
+def failure(data: dict[str, Any], short: list[Any]) -> Record | None:
+    """The record of a failure in short; None when its turn or its text has been let go."""
+    turn_id, revision, cause, p_failure = short
+    asked = data["asked"].get(turn_id)
+    if turn_id not in data["turns"] or asked is None:
+        return None
+    turn = _unpacked(data, turn_id)
+    return Failure(
+        event_id=identity("failure", data["tenant"], turn_id, str(revision)),
+        tenant=data["tenant"],
+        agent=turn["agent"],
+        subject_hash=turn["who"],
+        event_time=moment(turn["start"]),
+        redaction=Redaction.model_validate(asked["redaction"]),
+        consent_train=asked["train"],
+        consent_evaluate=asked["evaluate"],
+        session_id=data["session"],
+        turn_id=turn_id,
+        trace_id=turn["trace_id"],
+        model_version=turn["model_version"],
+        category=turn["category"],
+        input=asked["text"],
+        cause=cause,
+        p_failure=p_failure,
+        revision=revision,
+    )
