@@ -72,7 +72,7 @@ def same(row: dict[str, Any]) -> bool:
 
 
 def cosines(model: Embedder, pairs: Pairs) -> Numbers:
-    first, second = (model.embed([pair[side] for pair in pairs]) for side in (0, 1))
+    first, second = model.embed([pair[0] for pair in pairs]), model.embed([pair[1] for pair in pairs])
     return np.einsum("ij,ij->i", first, second).astype(np.float64)
 
 

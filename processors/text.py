@@ -49,15 +49,6 @@ def normal(text: str) -> str:
     return " ".join(words(text))
 
 
-def content_words(text: str) -> list[str]:
-    """The words of a text that carry meaning: neither small words nor numbers, in order.
-
-    >>> content_words("Why is my VPN token 42 so slow?")
-    ['vpn', 'token', 'slow']
-    """
-    return [word for word in words(text) if word not in _STOP and len(word) > 1 and not word[0].isdigit()]
-
-
 def grams(text: str) -> Counter[str]:
     """Three-letter pieces of the words that carry meaning (of all words when none does)."""
     every = words(text)
