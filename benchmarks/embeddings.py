@@ -3,7 +3,7 @@
 ``python benchmarks/embeddings.py`` measures MiniLM, what was distilled from it, and hashed n-grams, on two sets of
 ``../shared/data``. CLINC150 (1,500 of its test utterances): AUC of pairs of one intent against all other pairs. CANARD:
 questions and their rewrites against the next question's rewrite, by dialogue: the likeness from which a message
-rephrases another is chosen on one half of the dialogues (the largest difference of the two rates) and reported on the
+rephrases another is chosen on one half of the dialogues (at most 5% false) and reported on the
 other, for the pairs that letters do not decide; AUC over all pairs of that half.
 """
 
@@ -72,7 +72,7 @@ def same(row: dict[str, Any]) -> bool:
 
 
 def cosines(model: Embedder, pairs: Pairs) -> Numbers:
-    first, second = (model.embed([pair[side] for pair in pairs]) for side in (0, 1))
+    first, second = model.embed([pair[0] for pair in pairs]), model.embed([pair[1] for pair in pairs])
     return np.einsum("ij,ij->i", first, second).astype(np.float64)
 
 
@@ -87,7 +87,7 @@ def hard(pairs: Pairs) -> Pairs:
 
 
 def chosen(model: Embedder, pairs: Pairs) -> float:
-    """The likeness at which most rephrasals are found, of those at which few others are."""
+    """The least likeness at which at most ``FLOOR`` of the others are taken for rephrasals."""
     values, truth = cosines(model, pairs), np.array([pair[2] for pair in pairs])
     found = [(rates(values, truth, at), at) for at in np.arange(0.2, 0.95, 0.01)]
     return round(float(min(at for (_, false), at in found if false <= FLOOR)), 2)

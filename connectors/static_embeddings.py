@@ -32,7 +32,7 @@ FIRST, WORDS = 999, 1996
 """Ids of the first piece that is no sign of the model's own, and of the first word: from there by frequency."""
 HALF = 90.0
 """The rank of the word that weighs half of a rare one."""
-AT, APART = 0.6, 0.1
+AT, APART = 0.54, 0.1
 """The likeness from which a message rephrases another, and under which messages are about something else."""
 BATCH = 300
 

@@ -56,7 +56,7 @@ def build_stage(stage: type[Stage], config: Config, **values: Any) -> Stage:
     """A pure stage with its settings."""
     settings = stage_settings(stage, config, **values)
     if stage is Assemble:
-        return Assemble(settings, *((likeness(config), vectors(config)) if settings.vectors else ()))
+        return Assemble(settings, likeness(config), vectors(config)) if settings.vectors else Assemble(settings)
     if stage is Cluster:
         return Cluster(settings, vectors(config))
     return stage(settings)

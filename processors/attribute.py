@@ -105,6 +105,8 @@ class Attribute(Stage):
             load(record.causes)
             self._heard(data, micros(max(record.event_time, record.end_time)))
             keep_score(data, record, settings.turns, settings.recent)
+            if record.sketch and not data["valued"]:
+                data["sketch"] = record.sketch
         elif isinstance(record, Signal) and record.source != "shadow":
             if record.name != "abandonment" and record.weight > 0:
                 self._heard(data, micros(record.event_time))

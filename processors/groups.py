@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors.moments import seconds
-from processors.text import telling_words
+from processors.text import content_words
 from schemas.events import identity
 
 Array: TypeAlias = NDArray[Any]
@@ -63,7 +63,7 @@ def join(groups: dict[str, Group], seed: str, vector: Array, text: str, who: str
     one["c"] = _written(mean + (vector - mean) / min(one["n"], _STEADY))
     one["w"], one["t"] = round(_faded(one, time, rules) + 1.0, 4), max(one["t"], time)
     one["who"] = _also(one["who"], [who], 2 * PEOPLE)
-    for word in sorted(set(telling_words(_PLACEHOLDER.sub(" ", text)))):
+    for word in _telling(text):
         count, people = one["terms"].pop(word, (0, []))
         one["terms"][word] = [count + 1, _also(people, [who], PEOPLE)]
     _prune(one["terms"])
@@ -136,6 +136,12 @@ def forget(groups: dict[str, Group], people: set[str]) -> Iterator[str]:
 def witness(subject_hash: str, session_id: str) -> str:
     """Who said something, in six characters: the person, or the session of somebody unknown."""
     return identity("witness", subject_hash or session_id)[:6]
+
+
+def _telling(text: str) -> list[str]:
+    """The words of a text that may become part of a name: no placeholders, numbers or single letters."""
+    found = set(content_words(_PLACEHOLDER.sub(" ", text)))
+    return sorted(word for word in found if len(word) > 1 and not word[0].isdigit())
 
 
 def _nearest(groups: dict[str, Group], vector: Array) -> tuple[str, float]:

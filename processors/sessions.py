@@ -82,7 +82,7 @@ def keep_score(data: dict[str, Any], score: Score, turns: int, recent: int) -> N
     """Keep a turn by its score; let go of settled old ones with their signals, and of what less old ones show."""
     data.update(
         tenant=score.tenant, session=score.session_id, causes=score.causes or data["causes"],
-        forces=score.forces or data["forces"], sketch=score.sketch or data["sketch"],
+        forces=score.forces or data["forces"],
     )  # fmt: skip
     known = _unpacked(data, score.turn_id) if score.turn_id in data["turns"] else _NEW
     now = known | {

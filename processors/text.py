@@ -49,15 +49,6 @@ def normal(text: str) -> str:
     return " ".join(words(text))
 
 
-def telling_words(text: str) -> list[str]:
-    """The words that carry meaning and name things: no numbers, no single letters.
-
-    >>> telling_words("Why is my VPN token 42 so slow?")
-    ['vpn', 'token', 'slow']
-    """
-    return [word for word in content_words(text) if len(word) > 1 and not word[0].isdigit()]
-
-
 def grams(text: str) -> Counter[str]:
     """Three-letter pieces of the words that carry meaning (of all words when none does)."""
     every = words(text)

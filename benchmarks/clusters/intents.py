@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
@@ -81,7 +82,7 @@ def grouped(texts: list[str], vectors: Vectors) -> tuple[list[str], dict[str, Gr
 
 def text_clust(texts: list[str]) -> list[str]:
     """river's, as in the study of methods."""
-    model = BagOfWords(lowercase=True, ngram_range=(1, 1)) | TextClust(
+    model: Any = BagOfWords(lowercase=True, ngram_range=(1, 1)) | TextClust(
         radius=0.75, fading_factor=1e-4, tgap=200, num_macro=INTENTS, real_time_fading=False
     )
     found: list[str] = []

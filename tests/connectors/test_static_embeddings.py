@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +34,10 @@ from tests.models import minilm_folder, static_folder
 
 ALIKE = ["I want to book a flight to Paris", "Please reserve me a plane ticket to Paris"]
 OTHER = "What is my account balance?"
+
+
+def full(_path: Path) -> SimpleNamespace:
+    return SimpleNamespace(free=1)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +109,7 @@ def test_it_is_made_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     manifest = json.loads((place / MANIFEST).read_text())
     (place / MANIFEST).write_text(json.dumps(manifest | {"distilled_from": "other weights"}))
     assert look(tmp_path).state == "other version"
-    monkeypatch.setattr(models.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1}))
+    monkeypatch.setattr(models.shutil, "disk_usage", full)
     with pytest.raises(Refused, match="free some space"):
         distil(minilm_folder(), tmp_path)
 

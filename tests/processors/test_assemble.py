@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from datetime import timedelta
 
+import numpy as np
 import pytest
 
 from processors.assemble import Assemble, AssembleSettings
+from processors.mmd import sketch
 from processors.stage import Message
 from processors.state import MemoryState
 from processors.traces import members, node_of, roots, turn_of
+from processors.vectors import Array
 from schemas.events import Record, Signal, Span, Turn
 from schemas.topics import TURNS
 from tests.world import START, World, message, run_in_memory, span
@@ -151,6 +154,29 @@ def test_a_span_after_its_turn_emits_the_turn_again_under_the_same_id() -> None:
     assert (again.event_id, again.turn_index) == (first.event_id, first.turn_index)
     assert (first.tool_calls, again.tool_calls) == (0, 1)
     assert bench.send(child("c1", "chain")) == [], "nothing about the turn changed"
+
+
+class Lengths:
+    """Vectors that say how long a text is."""
+
+    name, meaning, near = "lengths", True, 0.5
+
+    def __call__(self, text: str) -> Array:
+        return np.eye(8)[len(text) % 8]
+
+
+def test_a_sessions_first_turn_has_a_sketch_of_its_message() -> None:
+    bench = Bench()
+    bench.stage = Assemble(vectors=Lengths())
+    bench.send(asked("t1", "hello", 0), asked("t2", "again", 60))
+    first, second = turns(bench.tick(63))
+    assert first.sketch == sketch(np.eye(8)[5])
+    assert second.sketch == ""
+    corrected = asked("t1", "hello, you", 0, event_id="corrected")
+    assert [one.sketch for one in turns(bench.send(corrected))] == [sketch(np.eye(8)[2])]
+    plain = Bench()
+    plain.send(asked("t1", "hello", 0))
+    assert [one.sketch for one in turns(plain.tick(3))] == [""], "spelling is not what a text is about"
 
 
 def test_text_and_metadata_come_from_the_model_call_when_the_root_has_none() -> None:

@@ -187,6 +187,14 @@ def test_a_session_has_one_value_its_first_failure() -> None:
     assert found[0].session_value == 1
 
 
+def test_the_sketch_of_the_first_message_goes_with_the_sessions_value_alone() -> None:
+    bench = Bench()
+    found = bench.send(scored(0, sketch="first"), said(0, 1.0), scored(1), said(1, -1.0, 150), scored(2))
+    found += bench.tick(300 + CLOSE)
+    assert [(one.sketch, one.session_value) for one in found if one.sketch] == [("first", 1)]
+    assert len(found) > 1
+
+
 def test_a_session_without_failure_has_value_0_when_it_closes() -> None:
     bench = Bench()
     found = bench.send(scored(0), said(0, 1.0), scored(1), said(1, 1.0, 150))

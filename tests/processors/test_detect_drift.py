@@ -9,9 +9,11 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 from processors.detect_drift import DetectDrift, DriftSettings
+from processors.mmd import sketch
 from processors.state import KeyState, MemoryState
 from schemas.events import Alarm, Deployment, Outcome
 from tests.world import AGENT, START, TENANT, message, outcome
@@ -225,3 +227,34 @@ def test_state_of_an_older_form_is_forgotten_when_its_timer_runs_out() -> None:
     store.put("acme/desk/v1/it", KeyState({"mixlr": {"n": 3}}, {}, START))
     assert stage.expire(store, START) == []
     assert store.get("acme/desk/v1/it") is None
+
+
+def asked(seed: int, count: int, about: range, first: int) -> list[Outcome]:
+    """Sessions without failure, whose first messages are about some of forty subjects."""
+    centres, chance = np.random.default_rng(1).normal(size=(40, 64)), np.random.default_rng(seed)
+    rows = centres[chance.choice(about, count)] + 0.8 * chance.normal(size=(count, 64))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    calm = sessions([0.0] * count)
+    return [
+        one.model_copy(update={"event_id": f"q{first + place}", "sketch": sketch(row)})
+        for place, (one, row) in enumerate(zip(calm, rows, strict=True))
+    ]
+
+
+def test_other_queries_warn_and_alarm_once_and_are_then_the_usual() -> None:
+    calm = asked(3, 2_800, range(30), 0)
+    store = MemoryState()
+    assert [one for one in run(calm, store) if one.signal == "query_embedding"] == []
+    other = run(asked(4, 3_000, range(30, 40), 5_000), store)
+    found = [one for one in other if one.signal == "query_embedding"]
+    assert [one.level for one in found] == ["warn", "alarm"]
+    alarm = found[-1]
+    assert (alarm.cohort, alarm.detector, alarm.category) == (f"{TENANT}/{AGENT}/*/*", "mmd-1", "*")
+    assert alarm.statistic == alarm.current > alarm.threshold == 2.1
+    assert (alarm.baseline, alarm.subject_hash) == (1.0, "")
+
+
+def test_sessions_without_a_sketch_leave_queries_alone() -> None:
+    store = MemoryState()
+    run(sessions([0.0] * 5), store)
+    assert all("queries" not in state.data for _, state in store)

@@ -22,15 +22,13 @@ from schemas.events import (
     Calibration,
     DeadLetter,
     Deployment,
-    Failure,
     Job,
-    Outcome,
     Record,
     Sample,
     identity,
 )  # fmt: skip
 from schemas.subjects import Subject
-from schemas.topics import BY_NAME, DEAD_LETTERS, FAILURES, OUTCOMES, SAMPLES, SCORES, TURNS, topic_of
+from schemas.topics import BY_NAME, DEAD_LETTERS, SAMPLES, SCORES, TURNS, topic_of
 from tests.world import AGENT, START, TENANT, World, label, message, numbered, run_in_memory, turn
 
 FACTORIES: dict[type[Stage], Callable[[], Stage]] = {}
@@ -59,21 +57,11 @@ def world_topics() -> dict[str, list[Message]]:
     stages = [build(stage) for stage in PIPELINE if not stage.heavy and stage.name != "redact"]
     run = run_in_memory(stages, world.clean(), world.ticks(120.0))
     topics = dict(run.topics)
-    failed = [one for one in run.records(OUTCOMES) if one.verdict == "failure"]
-    topics.setdefault(FAILURES.name, numbered(message(failure_of(one)) for one in failed))
     for one in world.raw():
         topics.setdefault(one.topic, []).append(one)
     for one in numbered(message(record) for record in control_records(run.records(SAMPLES))):
         topics.setdefault(one.topic, []).append(one)
     return topics
-
-
-def failure_of(outcome: Outcome) -> Failure:
-    """What is told of an outcome that is a failure."""
-    facts = outcome.model_dump(include={*Failure.model_fields} - {"redaction"})
-    envelope = {"policy_version": "1", "detector": "d"}
-    words = ("vpn", "badge", "payslip")[len(outcome.session_id) % 3]
-    return Failure.model_validate(facts | {"input": f"my {words} does not work", "redaction": envelope})
 
 
 def control_records(samples: Sequence[Any]) -> Iterator[Record]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.mmd import FEATURES, Mmd, features, fresh, update
+from processors.mmd import FEATURES, Mmd, features, fresh, sketch, sketched, update
 
 LIMIT = 3.2
 KNOWN = [29, -63, -110, 10]
@@ -58,3 +58,11 @@ def test_state_is_small_and_survives_json_bit_for_bit() -> None:
         largest = max(largest, len(json.dumps(copy, separators=(",", ":"))))
     assert copy == data
     assert largest <= 300
+
+
+def test_a_sketch_travels_as_text_and_nothing_else_is_one() -> None:
+    row = np.eye(16)[3]
+    found = sketched(sketch(row))
+    assert found is not None
+    assert found.tolist() == features(row[None, :])[0].tolist()
+    assert [sketched(text) for text in ("", "AAAA", "no base64!", "\u00e4")] == [None] * 4

@@ -30,14 +30,12 @@ def test_top_clusters_are_volume_times_badness_of_what_still_failed(shared: Stor
     ]  # fmt: skip
     shared.write([one.model_copy(update={"tenant": tenant}) for one in records])
     where = f"WHERE tenant = '{tenant}'"
-    turns = shared.select(
-        f"SELECT turn_id, cluster_id, name, size FROM clustered_failures {where} ORDER BY turn_id"  # a name of the test's own
-    )
+    turns = shared.select(f"SELECT turn_id, cluster_id, name, size FROM clustered_failures {where} ORDER BY turn_id")
     merged = ["a", "vpn, token", 4]
     assert turns.rows == [["t1", *merged], ["t2", *merged], ["t3", *merged], ["t4", "c", "name 1", 1]]
     own = example(FailureCluster).model_version
     top = shared.select(
-        f"SELECT model_version, cluster_id, turns, sessions, badness, main_cause FROM top_clusters {where} "  # a name of the test's own
+        f"SELECT model_version, cluster_id, turns, sessions, badness, main_cause FROM top_clusters {where} "
         "ORDER BY badness DESC, cluster_id, model_version"
     )
     assert top.rows[0] == [own, "a", 2, 2, 1.25, "tool"]
@@ -47,7 +45,5 @@ def test_top_clusters_are_volume_times_badness_of_what_still_failed(shared: Stor
 def test_a_revised_turn_counts_once_in_its_newest_cluster(shared: Store, tenant: str) -> None:
     records = [clustered("t1", "a", 1), clustered("t1", "b", 7, revision=2), outcome("t1", "failure", 2)]
     shared.write([one.model_copy(update={"tenant": tenant}) for one in records])
-    found = shared.select(
-        f"SELECT cluster_id FROM clusters_current WHERE tenant = '{tenant}'"
-    )  # a name of the test's own
+    found = shared.select(f"SELECT cluster_id FROM clusters_current WHERE tenant = '{tenant}'")
     assert found.rows == [["b"]]
