@@ -1,4 +1,4 @@
-"""Injected faults through the real stages: a few stories of the benchmark's, and a control. See benchmarks/attribution."""
+"""Injected faults through the real stages: some stories of benchmarks/attribution, and a control."""
 
 from __future__ import annotations
 
