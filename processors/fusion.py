@@ -106,7 +106,7 @@ class Fusion:
         scaled |= {_ABSENT + group: 1.0 for group in missing(present) if group in seen}
         regression = LogisticRegression(optimizer=SGD(self._rules.rate), l2=self._rules.l2)
         regression.intercept = body["intercept"]
-        regression._weights = VectorDict(body["weights"])  # it has no other way in
+        regression._weights = VectorDict(body["weights"])  # pyright: ignore[reportPrivateUsage]  # no other way in
         regression.learn_one(scaled, failed, w=weight)
         body.update(
             counts=dict(scaler.counts),

@@ -1,4 +1,4 @@
-"""Injected faults through the real stages: a few of the benchmark's stories, and a control (benchmarks/attribution)."""
+"""Injected faults through the real stages: some stories of benchmarks/attribution, and a control."""
 
 from __future__ import annotations
 
