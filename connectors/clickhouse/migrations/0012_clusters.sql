@@ -108,3 +108,25 @@ CREATE OR REPLACE VIEW scores_current AS SELECT * FROM scores FINAL;
 
 CREATE OR REPLACE VIEW outcomes_current AS
 SELECT * FROM outcomes FINAL ORDER BY revision DESC LIMIT 1 BY tenant, turn_id;
+
+-- How many rows each person has, and where: failures and clusters too.
+CREATE OR REPLACE VIEW subject_places AS
+SELECT tenant, subject_hash, 'spans' AS place, count() AS rows FROM spans GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'signals', count() FROM signals GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'turns', count() FROM turns GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'scores', count() FROM scores GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'outcomes', count() FROM outcomes GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'failures', count() FROM failures GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'clusters', count() FROM clusters GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'alarms', count() FROM alarms GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'samples', count() FROM samples GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'labels', count() FROM labels GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'triggers', count() FROM triggers GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'jobs', count() FROM jobs GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'evaluations', count() FROM evaluations GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'deployments', count() FROM deployments GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'dead_letters', count() FROM dead_letters GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'ledger', count() FROM ledger GROUP BY tenant, subject_hash
+UNION ALL
+SELECT tenant, arrayJoin(arrayPushBack(subjects, subject_hash)) AS subject_hash, 'dataset_versions', count()
+FROM dataset_versions GROUP BY tenant, subject_hash;
