@@ -9,6 +9,7 @@ STAMP := $(VENV)/.installed
 MODELS := $(VENV)/.models
 DEMO_ARGS ?=
 TEST_ARGS ?=
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench docs schemas kafka system clean
@@ -31,8 +32,8 @@ setup: $(STAMP) $(MODELS) ## the environment in .venv and the models
 demo: setup ## the whole loop on this machine; options by DEMO_ARGS="--seed 2"
 	$(BIN)/driftwheel demo $(DEMO_ARGS)
 
-test: setup lint ## lint, types and tests
-	$(BIN)/python -m pytest $(TEST_ARGS)
+test: setup lint ## lint, types and tests, in TEST_PROCESSES=2 processes; 0 is in this one
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
 
 lint: $(STAMP) ## style and types
 	$(BIN)/ruff check .

@@ -121,6 +121,7 @@ UNION ALL SELECT tenant, subject_hash, 'clusters', count() FROM clusters GROUP B
 UNION ALL SELECT tenant, subject_hash, 'alarms', count() FROM alarms GROUP BY tenant, subject_hash
 UNION ALL SELECT tenant, subject_hash, 'samples', count() FROM samples GROUP BY tenant, subject_hash
 UNION ALL SELECT tenant, subject_hash, 'labels', count() FROM labels GROUP BY tenant, subject_hash
+UNION ALL SELECT tenant, subject_hash, 'calibrations', count() FROM calibrations GROUP BY tenant, subject_hash
 UNION ALL SELECT tenant, subject_hash, 'triggers', count() FROM triggers GROUP BY tenant, subject_hash
 UNION ALL SELECT tenant, subject_hash, 'jobs', count() FROM jobs GROUP BY tenant, subject_hash
 UNION ALL SELECT tenant, subject_hash, 'evaluations', count() FROM evaluations GROUP BY tenant, subject_hash
