@@ -105,7 +105,7 @@ def test_nobody_is_dissatisfied_with_nothing() -> None:
         ({"conversation_id": True, "messages": []}, "conversation_id"),
         ({"conversation_id": "c"}, "messages"),
         ({"conversation_id": "c", "messages": [3]}, "messages[0]"),
-        ({"conversation_id": "c", "messages": [{"role": "user"}, {"role": "bot"}]}, "messages[1].role"),
+        ({"conversation_id": "c", "messages": [{"role": "user"}, {"role": "narrator"}]}, "messages[1].role"),
         ({"conversation_id": "c", "messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         (
             {"conversation_id": "c", "messages": [{"role": "user", "content": "s3cret", "timestamp": "s3cret"}]},
