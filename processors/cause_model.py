@@ -76,6 +76,11 @@ def load(text: str) -> State:
     return fresh() | cast("State", state)
 
 
+def knows(state: State) -> bool:
+    """Whether it says anything else than the default model."""
+    return state["labels"] > 0 or state["scores"] >= _KNOWN_SCORES
+
+
 def low_of(state: State) -> float:
     """Under which retrieval score documents are poor: an agent's own tenth percentile, once enough scores are known."""
     return state["low"] if state["scores"] >= _KNOWN_SCORES else LOW

@@ -43,7 +43,10 @@ def doubt_of(top1: float | None, top2: float | None) -> float | None:
 
 
 def features_of(turn: Turn, retrieval_at: float = 0.35) -> dict[str, float]:
-    """The features of a turn, to 4 digits (``doubt`` to 6). ``retrieval_at``: under which documents were poor."""
+    """The features of a turn, its ``faults`` among them, to 4 digits (``doubt`` to 6).
+
+    ``retrieval_at``: under which score documents were poor.
+    """
     said = " ".join(turn.output.lower().replace("\u2019", "'").split())
     spoken = max(len(words(said)), 1)
     found = {
@@ -61,7 +64,7 @@ def features_of(turn: Turn, retrieval_at: float = 0.35) -> dict[str, float]:
     if turn.logprob_top1 is not None and math.isfinite(turn.logprob_top1):
         found["doubt"] = round(doubt_of(turn.logprob_top1, turn.logprob_top2) or 0.0, 6)
         found["nll"] = round(min(max(-turn.logprob_top1, 0.0), _NLL_LIMIT), 4)
-    return found | _estimated(turn.estimates) if turn.estimates else found
+    return found | _estimated(turn.estimates) | turn.faults
 
 
 def _estimated(estimates: dict[str, float]) -> dict[str, float]:

@@ -5,9 +5,11 @@ Two kinds of verdict teach: what users said of turns (outcomes whose basis is ``
 known; a sample waits for its label, which may come days later, with the features that it had when it was scored. One
 that gets no label until it expires teaches nothing: silence is no success. Each turn teaches once for each kind.
 
-What is learnt goes out as a calibration: the model that ``score`` uses from then on, the forces of implicit signals for
-``attribute``, and how well failures were foretold (each verdict before it was learnt from). There is no model before
-the random audit has told whose verdicts are missing (see ``processors.auditing``).
+Labels may name the cause of a failure, which moves the agent's model of causes.
+
+What is learnt goes out as a calibration: the model that ``score`` uses from then on, the forces of implicit signals and
+the model of causes for ``attribute``, and how well failures were foretold (each verdict before it was learnt from).
+There is no model before the random audit has told whose verdicts are missing (see ``processors.auditing``).
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from typing import Any, NamedTuple, cast
 
 import orjson
 
+from processors import cause_model
 from processors.agreement import RATER
 from processors.auditing import Audit, AuditRules
 from processors.bounds import shorten
 from processors.calibrating import CATEGORY, p_failure, with_category
+from processors.causes import SAID, Case
 from processors.evidence import signals_of
 from processors.fusion import Fusion, FusionRules
 from processors.moments import micros, moment, seconds
@@ -32,7 +36,7 @@ from processors.state import KeyState
 from processors.text import normal
 from processors.weighing import WeighingRules, Weights
 from schemas.errors import Invalid
-from schemas.events import Calibration, Label, Outcome, Record, Sample, identity
+from schemas.events import Calibration, GivenCause, Label, Outcome, Record, Sample, identity
 from schemas.subjects import Subject
 from schemas.topics import CALIBRATIONS, LABELS, OUTCOMES, SAMPLES
 
@@ -173,7 +177,7 @@ class Learn(Stage):
         early = data["early"].pop(sample.event_id, None)
         if early is not None:
             data["judged"][sample.event_id] = 1
-            self._learn_label(data, lesson, early)
+            self._learn_label(data, lesson, *early)
             return
         data["samples"][sample.event_id] = list(lesson)
         shorten(data["samples"], self._settings.samples)
@@ -181,11 +185,11 @@ class Learn(Stage):
     def _labelled(self, data: dict[str, Any], label: Label) -> None:
         held = data["samples"].pop(label.sample_id, None)
         if held is not None:
-            self._learn_label(data, _Lesson(*held), label.value)
+            self._learn_label(data, _Lesson(*held), label.value, label.cause)
             data["judged"][label.sample_id] = 1
             shorten(data["judged"], self._settings.samples)
         elif label.sample_id not in data["judged"]:
-            data["early"][label.sample_id] = label.value
+            data["early"][label.sample_id] = [label.value, label.cause]
             shorten(data["early"], self._settings.samples)
 
     # What is learnt.
@@ -199,13 +203,17 @@ class Learn(Stage):
         weight = audit.rated(lesson.time // _DAY, failed, self._settings.audit)
         self._learn(data, lesson, failed, weight, audit)
 
-    def _learn_label(self, data: dict[str, Any], lesson: _Lesson, value: str) -> None:
+    def _learn_label(self, data: dict[str, Any], lesson: _Lesson, value: str, cause: GivenCause) -> None:
         failed = value == _FAIL or (value != _PASS and value not in lesson.answers)
         audit = Audit.load(data["audit"])
         weight = audit.judged(
             lesson.time // _DAY, failed, lesson.propensity, self._settings.audit, by_lot=lesson.by_lot
         )
         data["audited"] += lesson.by_lot
+        if failed and cause:
+            causes = cause_model.load(data["causes"])
+            cause_model.learn(causes, _case(lesson), cause)
+            data["causes"] = cause_model.dump(causes)
         self._learn(data, lesson, failed, weight, audit)
 
     def _learn(self, data: dict[str, Any], lesson: _Lesson, failed: bool, weight: float, audit: Audit) -> None:
@@ -217,6 +225,10 @@ class Learn(Stage):
             features = with_category(features, lesson.category, model)
         self._note(data, lesson, Foretold(p_failure(features, model), failed, weight))
         fusion.learn(features, lesson.category, failed, weight)
+        if not failed and "retrieval" in features:
+            causes = cause_model.load(data["causes"])
+            cause_model.see(causes, features["retrieval"])
+            data["causes"] = cause_model.dump(causes)
         weights.learn(lesson.signals, failed, weight, self._settings.weighing)
         data.update(fusion=fusion.body, weights=weights.dump(), since=data["since"] + 1)
 
@@ -236,7 +248,8 @@ class Learn(Stage):
         sure = fusion.lessons >= settings.model_at and Audit.load(data["audit"]).believed(settings.audit)
         forces = weights.forces() if weights.verdicts >= settings.forces_at else {}
         data.update(since=0, told=instant)
-        if not (sure or forces):
+        causes = data["causes"] if cause_model.knows(cause_model.load(data["causes"])) else ""
+        if not (sure or forces or causes):
             return
         data["number"] += 1
         yield Calibration(
@@ -250,6 +263,7 @@ class Learn(Stage):
             model=orjson.dumps(fusion.model()).decode() if sure else "",
             forces=forces,
             metrics=_metrics(data["windows"]),
+            causes=causes,
         )
 
     def _paused(self, data: dict[str, Any]) -> int:
@@ -284,9 +298,16 @@ def _opened(state: KeyState) -> dict[str, Any]:
     if not state.data:
         state.data.update(
             tenant="", agent="", now=0, number=0, since=0, told=0, audited=0, rated={}, samples={}, early={}, judged={},
-            taught={}, windows={}, fusion=None, weights=Weights().dump(), audit=Audit().dump(),
+            taught={}, windows={}, fusion=None, causes="", weights=Weights().dump(), audit=Audit().dump(),
         )  # fmt: skip
     return state.data
+
+
+def _case(lesson: _Lesson) -> Case:
+    """A sample as the rules of causes see it: what its score showed, and what signals hinted at."""
+    facts = frozenset(SAID[name] for name in lesson.signals if name in SAID)
+    searches = int(lesson.features.get("searches", 0.0))
+    return Case(lesson.features, searches, lesson.features.get("retrieval"), facts=facts)
 
 
 def _metrics(windows: dict[str, list[int]]) -> dict[str, float]:

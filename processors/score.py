@@ -72,7 +72,7 @@ class ScoreTurns(Stage):
             yield self._score(cast("Turn", event.record), state.data)
 
     def _score(self, turn: Turn, known: dict[str, Any]) -> Score:
-        features = features_of(turn, self._settings.retrieval_at) | turn.faults
+        features = features_of(turn, self._settings.retrieval_at)
         by_rules = rules_p_failure(features, self._settings)
         model = known.get("model")
         if model:
@@ -96,6 +96,7 @@ class ScoreTurns(Stage):
             scorer=scorer_of(known["number"]) if model else RULES,
             features=features,
             fault_spans=turn.fault_spans,
+            causes=known.get("causes", ""),
             tool_errors=turn.tool_errors,
             retrievals=turn.retrievals,
             retrieval_score=turn.retrieval_score,
@@ -126,4 +127,4 @@ def _take(known: dict[str, Any], calibration: Calibration) -> None:
     """Keep a calibration unless a newer one is there."""
     if calibration.number > known.get("number", 0):
         model = json.loads(calibration.model) if calibration.model else None
-        known.update(number=calibration.number, model=model, forces=calibration.forces)
+        known.update(number=calibration.number, model=model, forces=calibration.forces, causes=calibration.causes)

@@ -374,7 +374,8 @@ class Calibration(Record):
     ``lessons``: how many verdicts it rests on, of which ``audited`` came from the random audit. ``model``: JSON of
     ``processors.calibrating``, from a turn's features to its probability of failure; '' while too little is known, and
     the rules hold. ``forces``: what implicit signals are worth, -1 (failure) to 1. ``metrics``: how well failures were
-    foretold, each verdict before it was learnt from: ``name`` for all turns, ``name:cohort`` for a cohort.
+    foretold, each verdict before it was learnt from: ``name`` for all turns, ``name:cohort`` for a cohort. ``causes``:
+    what labels taught of causes (JSON of ``processors.cause_model``); '' while they taught nothing.
     """
 
     number: int
@@ -383,6 +384,7 @@ class Calibration(Record):
     model: str = ""
     forces: dict[str, float] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
+    causes: str = ""
 
 
 class Trigger(Record):

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from processors import cause_model
+from processors.attribute import Attribute
 from processors.calibrating import p_failure
 from processors.learn import Learn, LearnSettings, mark
 from processors.score import ScoreTurns, rules_p_failure
@@ -18,7 +20,7 @@ from processors.state import MemoryState
 from schemas.events import Calibration, Label, Outcome, Record, Sample, Score
 from schemas.subjects import Subject
 from schemas.topics import CALIBRATIONS
-from tests.world import AGENT, START, TENANT, label, message, outcome, sample, turn
+from tests.world import AGENT, START, TENANT, label, message, outcome, sample, signal, turn
 
 KEY = f"{TENANT}/{AGENT}"
 SOON = LearnSettings(settle=60.0, pause=600.0, every=10_000)
@@ -280,3 +282,57 @@ def test_calibrations_have_the_agents_key() -> None:
     found = taught(8, 800).found[-1]  # type: ignore[attr-defined]
     assert CALIBRATIONS.key(found) == KEY
     assert isinstance(message(found), Message)
+
+
+# Causes that labels name.
+
+
+def caused(number: int, cause: str, value: str = "fail") -> tuple[Sample, Label]:
+    one = drawn(number, features={"tool_failed": 1.0}, output="an answer")
+    return one, labelled(one, value, cause=cause)
+
+
+def told(causes: str) -> Outcome:
+    """The outcome of a failed turn that shows a failed tool, scored and attributed with these causes."""
+    failing = turn(turn_id="t1.r", trace_id="t1", faults={"tool_failed": 1.0})
+    known = Calibration(
+        event_id="c1", tenant=TENANT, agent=AGENT, event_time=START, number=1, lessons=1, audited=0, causes=causes
+    )
+    (scored,) = ScoreTurns().process([message(known, 0), message(failing, 1)], MemoryState())
+    rated = signal(name="rating", value=-1.0, turn_id="t1.r", event_time=START)
+    (found,) = Attribute().process([message(scored, 0), message(rated, 1)], MemoryState())
+    assert isinstance(found, Outcome)
+    return found
+
+
+def test_causes_that_labels_name_reach_the_next_outcome() -> None:
+    bench = Bench()
+    assert told("").cause == "tool"
+    bench.send(*(one for number in range(20) for one in caused(number, "routing")))
+    (known,) = bench.tick(10_000)
+    assert told(known.causes).cause == "routing"
+
+
+@pytest.mark.parametrize(("cause", "value"), [("", "fail"), ("unknown", "fail"), ("routing", "pass")])
+def test_a_label_without_a_cause_or_of_a_success_teaches_none(cause: str, value: str) -> None:
+    bench = Bench()
+    bench.send(*(one for number in range(20) for one in caused(number, cause, value)))
+    assert all(one.causes == "" for one in bench.tick(10_000))
+
+
+def test_a_cause_may_come_before_its_sample() -> None:
+    early, late = Bench(), Bench()
+    for number in range(20):
+        one, named = caused(number, "routing")
+        early.send(named, one)
+        late.send(one, named)
+    assert early.tick(10_000)[0].causes == late.tick(10_000)[0].causes != ""
+
+
+def test_retrieval_scores_of_successes_teach_which_are_usual() -> None:
+    bench = Bench()
+    for number in range(60):
+        one = drawn(number, features={"retrieval": 0.9 + number % 7 / 100})
+        bench.send(one, labelled(one, "pass"))
+    (known,) = bench.tick(10_000)
+    assert cause_model.low_of(cause_model.load(known.causes)) > cause_model.LOW

@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS calibrations (
     model String CODEC(ZSTD(3)),
     forces Map(LowCardinality(String), Float64),
     metrics Map(String, Float64),
+    causes String CODEC(ZSTD(3)),
     version UInt64,
     retention_days UInt16,
     stored_time DateTime('UTC') DEFAULT now() CODEC(Delta(4), ZSTD(1)),
