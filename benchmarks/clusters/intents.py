@@ -36,7 +36,7 @@ from processors.state import KeyState
 from processors.vectors import SPELLING, Vectors
 
 DATA = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "intent_clinc150" / "clinc150.jsonl.gz"
-SEED, INTENTS = 61_000, 15
+SEED, INTENTS = 93_000, 15
 
 
 def utterances(split: str) -> dict[str, list[str]]:
