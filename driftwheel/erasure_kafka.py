@@ -27,7 +27,7 @@ from driftwheel.orders import orders_of
 from driftwheel.pipeline import WHEEL
 from processors.stage import Stage, has_inbox
 from schemas.events import identity
-from schemas.topics import LABELS, TOPICS
+from schemas.topics import CLUSTERS, FAILURES, LABELS, SAMPLES, TOPICS
 
 UNDER_WAY = timedelta(hours=2)
 """After a request stages may still say something of sessions that were open: then it is done once more."""
@@ -37,7 +37,7 @@ COMPACTED = timedelta(days=2)
 """By then a compacted topic has let go of what was replaced (``max.compaction.lag.ms`` is a day)."""
 _LOOK_SECONDS = 0.25
 _PEOPLE = ("producer", "trace", "session")
-_ALSO = ("flywheel.samples",)
+_ALSO = (SAMPLES.name, FAILURES.name, CLUSTERS.name)
 
 
 class KafkaTopics:

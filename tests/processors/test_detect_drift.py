@@ -250,7 +250,7 @@ def test_other_queries_warn_and_alarm_once_and_are_then_the_usual() -> None:
     assert [one.level for one in found] == ["warn", "alarm"]
     alarm = found[-1]
     assert (alarm.cohort, alarm.detector, alarm.category) == (f"{TENANT}/{AGENT}/*/*", "mmd-1", "*")
-    assert alarm.statistic == alarm.current > alarm.threshold == 2.1
+    assert alarm.statistic == round(alarm.current, 4) > alarm.threshold == 2.1
     assert (alarm.baseline, alarm.subject_hash) == (1.0, "")
 
 

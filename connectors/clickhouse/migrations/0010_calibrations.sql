@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS calibrations (
     audited Int64 CODEC(T64, ZSTD(1)),
     model String CODEC(ZSTD(3)),
     forces Map(LowCardinality(String), Float64),
-    metrics Map(String, Float64),
+    metrics Map(LowCardinality(String), Float64),
     causes String CODEC(ZSTD(3)),
     version UInt64,
     retention_days UInt16,
@@ -40,7 +40,7 @@ ALTER TABLE outcomes
 
 ALTER TABLE samples
     ADD COLUMN IF NOT EXISTS features Map(LowCardinality(String), Float64) AFTER cluster,
-    ADD COLUMN IF NOT EXISTS signals Array(LowCardinality(String)) AFTER features;
+    ADD COLUMN IF NOT EXISTS signals Array(String) AFTER features;
 
 CREATE OR REPLACE VIEW spans_current AS SELECT * FROM spans FINAL;
 

@@ -37,9 +37,9 @@ ORDER BY (tenant, agent, toStartOfHour(event_time), turn_id, event_id)
 TTL stored_time + toIntervalDay(retention_days) DELETE
 SETTINGS non_replicated_deduplication_window = 1000, merge_with_ttl_timeout = 3600;
 
--- The newest cluster of each turn, as it was told then.
+-- The newest cluster of each turn, as it was told then; without a turn, what a cluster was merged into.
 CREATE VIEW IF NOT EXISTS clusters_current AS
-SELECT * FROM clusters FINAL WHERE turn_id != '' ORDER BY revision DESC LIMIT 1 BY tenant, turn_id;
+SELECT * FROM clusters FINAL ORDER BY revision DESC LIMIT 1 BY tenant, turn_id, if(turn_id = '', cluster_id, '');
 
 -- Each turn that still counts as failed, in the cluster that its own is part of today, by that cluster's newest name. A
 -- cluster grows with every turn, also when others are merged into it, so that its largest size is its newest.
@@ -61,7 +61,7 @@ FROM (
     SELECT
         c.tenant, c.agent, c.model_version, c.category, c.event_time, c.session_id, c.turn_id, c.cause,
         if(m.target = '', c.cluster_id, m.target) AS cluster
-    FROM clusters_current AS c
+    FROM (SELECT * FROM clusters_current WHERE turn_id != '') AS c
     LEFT JOIN (
         SELECT tenant, agent, cluster_id, argMax(merged_into, size) AS target
         FROM clusters FINAL WHERE merged_into != '' GROUP BY tenant, agent, cluster_id

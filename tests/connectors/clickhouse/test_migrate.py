@@ -45,6 +45,7 @@ def test_a_table_and_a_view_for_every_record(shared: Store) -> None:
     names = {one[0] for one in shared.select("SHOW TABLES").rows}
     others = {"schema_migrations", "erasure_keys", "subject_places", "erasure_obligations"}
     others |= {"judge_verdicts", "judge_probes", "judge_pairs"}
+    others |= {"calibration_metrics", "clustered_failures", "top_clusters"}
     assert names == {*TABLES.values(), *(f"{table}_current" for table in TABLES.values())} | others
 
 
