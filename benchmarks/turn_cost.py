@@ -1,11 +1,13 @@
-"""CPU and state of the four stages that judge: ``python benchmarks/turn_cost.py [--data FOLDER] [--models FOLDER]``.
+"""CPU and state of the four stages that judge: ``python benchmarks/turn_cost.py --data FOLDER [--models FOLDER]``.
 
 Conversations of ``agent_trajectories`` as an instrumented agent would send them: a trace for each user message, with an
 agent span, a span for each answer of the model and one for each tool call, after redaction. The spans of a turn come
 together, as exporters send them, or (``--alone``) each in a batch of its own, which is the worst there is; every batch
 reads its state from JSON and writes it back, as engines do. Reported: CPU milliseconds per turn by stage, and the
-largest state that a session had in the stages that keep one (assemble and attribute together). ``--models`` names the
-folder of MiniLM and adds the run in which messages are compared by meaning.
+largest state that a session had in the stages that keep one (assemble and attribute together): as it is, and besides
+the texts of the newest turn, which are as long as people and agents make them. What a process pays once (schemas,
+patterns) is paid in a first conversation that does not count. ``--models`` names the folder of the models: it is by
+default where ``driftwheel models fetch`` puts them. Where the static embedding is there, a second run compares by it.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 from rich.console import Console
 
-from connectors.embeddings import Cached, Meaning, MiniLM
+from connectors import static_embeddings
+from connectors.embeddings import Cached, Meaning, MeaningVectors
+from connectors.static_embeddings import APART, AT, Static
+from driftwheel.config import Config
 from processors.assemble import Assemble
 from processors.attribute import Attribute
 from processors.detect_drift import DetectDrift
-from processors.likeness import LETTERS, Likeness
+from processors.likeness import LETTERS
 from processors.score import ScoreTurns
 from processors.stage import Message, Stage
 from processors.state import KeyState, MemoryState
@@ -133,12 +138,12 @@ class Timed(MemoryState):
 class Cost:
     """The stages with their state, and what they took."""
 
-    def __init__(self, alike: Likeness) -> None:
-        self.stages: list[Stage] = [Assemble(alike=alike), ScoreTurns(), Attribute(), DetectDrift()]
+    def __init__(self, assemble: Assemble) -> None:
+        self.stages: list[Stage] = [assemble, ScoreTurns(), Attribute(), DetectDrift()]
         self.stores = {stage.name: Timed() for stage in self.stages}
         self.spent = {stage.name: 0.0 for stage in self.stages}
         self.counts: dict[str, int] = {}
-        self.largest: list[int] = []
+        self.largest: list[tuple[int, int]] = []
 
     def pass_on(self, records: Sequence[Record], now: datetime, place: int = 0) -> None:
         """Let every stage from ``place`` on read these records, and what the stages before it made of them."""
@@ -165,53 +170,56 @@ class Cost:
             if found:
                 self.pass_on(found, now, place + 1)
 
-    def size(self) -> int:
-        """The state of the sessions that are open, together in the stages that keep one by session."""
-        return sum(
-            len(state.dump()) for stage in self.stages if stage.by == "session" for _, state in self.stores[stage.name]
-        )
+    def size(self) -> tuple[int, int]:
+        """The state of the sessions that are open, in all stages: whole, and without the texts of the newest turn."""
+        kept = [state for stage in self.stages if stage.by == "session" for _, state in self.stores[stage.name]]
+        traces = [trace for state in kept for trace in state.data.get("traces", {}).values()]
+        texts = [one for one in traces[-1]["texts"] if isinstance(one, str)] if traces else []
+        whole = sum(len(state.dump().encode()) for state in kept)
+        return whole, whole - sum(len(json.dumps(one, ensure_ascii=False).encode()) for one in texts)
 
 
-def measured(talks: Sequence[dict[str, Any]], alike: Likeness, alone: bool) -> tuple[Cost, int]:
+def measured(talks: Sequence[dict[str, Any]], assemble: Assemble, alone: bool) -> tuple[Cost, int]:
     """Every conversation, one after the other; how many turns there were."""
-    cost, turns = Cost(alike), 0
+    cost, turns = Cost(assemble), 0
     for place, talk in enumerate(talks):
-        session, most = f"session-{place:04d}", 0
+        session, sizes = f"session-{place:04d}", [(0, 0)]
         for number, messages in enumerate(turns_of(talk["messages"])):
             spans = spans_of(session, number, messages)
             for batch in [[one] for one in spans] if alone or not spans else [spans]:
                 cost.pass_on(batch, max(one.received_time for one in batch))
-                most = max(most, cost.size())
+                sizes.append(cost.size())
             cost.tick(START + timedelta(seconds=45 * number + 44))
-            most, turns = max(most, cost.size()), turns + 1
+            sizes.append(cost.size())
+            turns += 1
         for hours in (1, 3, 9):
             cost.tick(START + timedelta(hours=hours))
-        cost.largest.append(most)
+        cost.largest.append((max(one for one, _ in sizes), max(one for _, one in sizes)))
     return cost, turns
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder of agent_trajectories")
-    parser.add_argument("--models", type=Path)
+    parser.add_argument("--models", type=Path, default=Config().models.folder)
     parser.add_argument("--limit", type=int, default=40, help="conversations of each file")
     parser.add_argument("--alone", action="store_true")
     options = parser.parse_args()
     talks = list(conversations(options.data, options.limit))
-    measures: list[Likeness] = [LETTERS]
-    if options.models:
-        measures.append(Meaning(Cached(MiniLM(options.models), 100_000)))
-    for alike in measures:
-        cost, turns = measured(talks, alike, options.alone)
+    measures = [(LETTERS.name, Assemble())]
+    if static_embeddings.look(options.models).state == "ready":
+        texts = Cached(Static(options.models / static_embeddings.NAME), 2_000)
+        measures.append((texts.name, Assemble(alike=Meaning(texts, AT, APART), vectors=MeaningVectors(texts))))
+    for name, assemble in measures:
+        measured(talks[:1], assemble, options.alone)
+        cost, turns = measured(talks, assemble, options.alone)
         whole = 1000.0 * sum(cost.spent.values()) / turns
         parts = ", ".join(f"{name} {1000.0 * spent / turns:.2f}" for name, spent in cost.spent.items())
-        Console().print(
-            f"{len(talks)} conversations, {turns} turns, {alike.name}: {whole:.2f} ms of CPU a turn ({parts})"
-        )
-        sizes = np.percentile(cost.largest, [50, 95, 100]) / 1000.0
-        Console().print(
-            f"largest state of a session, kB: median {sizes[0]:.1f}, p95 {sizes[1]:.1f}, most {sizes[2]:.1f}"
-        )
+        Console().print(f"{len(talks)} conversations, {turns} turns, {name}: {whole:.2f} ms of CPU a turn ({parts})")
+        everything, besides = zip(*cost.largest, strict=True)
+        for what, sizes in (("", everything), (" besides the texts of its newest turn", besides)):
+            shares = ", ".join(f"{one / 1000.0:.1f}" for one in np.percentile(sizes, [50, 95, 100]))
+            Console().print(f"largest state of a session{what}, kB: median, p95, most {shares}")
 
 
 if __name__ == "__main__":

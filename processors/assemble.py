@@ -24,7 +24,21 @@ from processors.reactions import ReactionRules
 from processors.stage import Event, Stage, forget
 from processors.state import KeyState
 from processors.text import normal
-from processors.traces import Node, is_leaf, members, node_of, put, roots, slim, turn_of, weight_of, whole
+from processors.traces import (
+    FORM,
+    Node,
+    is_leaf,
+    members,
+    node_of,
+    outline,
+    put,
+    renewed,
+    roots,
+    slim,
+    turn_of,
+    weight_of,
+    whole,
+)
 from processors.vectors import SPELLING, Vectors
 from schemas.events import EPOCH, Record, Span, Turn, identity
 from schemas.subjects import Subject
@@ -56,7 +70,7 @@ class AssembleSettings:
     lateness: float = 300.0
     recent_turns: int = 4
     trace_spans: int = 1_000
-    trace_bytes: int = 6_000
+    trace_bytes: int = 2_000
     vectors: bool = True
     rules: ReactionRules = field(default_factory=ReactionRules)
 
@@ -93,44 +107,44 @@ class Assemble(Stage):
         state.due = self._next_due(data)
 
     def _keep(self, data: dict[str, Any], span: Span) -> Iterator[Record]:
-        trace = data["traces"].setdefault(span.trace_id, {"nodes": {}, "turns": {}, "due": None})
+        trace = data["traces"].setdefault(span.trace_id, {"nodes": {}, "turns": {}, "due": None, "form": FORM})
         if span.kind != "agent" and len(trace["nodes"]) >= self._settings.trace_spans:
             return
         leaf = span.kind in ("tool", "retrieval") and is_leaf(span.span_id, trace)
         put(trace, node_of(span))
-        if span.kind == "tool" and not span.parent_span_id:
+        acted = span.kind == "tool" and not span.parent_span_id
+        if acted:
             act(data, span)
         if not leaf:
             trace["due"] = max((self._ready_at(root, trace) for root in _fresh(trace)), default=None)
-        yield from self._changed(data, trace)
-        _bound(data, self._settings)
+        changed = list(self._changed(data, trace))
+        yield from changed
+        if changed or acted:
+            yield from self._listener.changed(data)
+        if changed or trace["due"] is None:
+            _bound(data, self._settings)
 
     def _changed(self, data: dict[str, Any], trace: dict[str, Any]) -> Iterator[Record]:
-        """Emit again the turns that a late span changes, and what that changes about signals."""
+        """Emit again the turns that a late span changes."""
         for turn_id, kept in trace["turns"].items():
             nodes = whole(trace)
             root = nodes[turn_id.rpartition(".")[2]]
-            turn, spans = self._built(data, nodes, root, kept["index"])
+            tops = roots(nodes)
+            spans = members(tops if root in tops else [root], nodes)[root["span_id"]]
+            turn = self._built(data, root, spans, kept["index"])
             if turn is not None and _digest(turn) != kept["digest"]:
                 kept["digest"] = _digest(turn)
                 yield turn
                 slim(root, trace)
                 remember(data, turn, _stopped(spans), _tools(spans))
-        yield from self._listener.changed(data)
 
-    def _built(
-        self, data: dict[str, Any], nodes: dict[str, Node], root: Node, index: int
-    ) -> tuple[Turn | None, list[Node]]:
-        """The turn of a root as it is now, and its spans; the session's first with its sketch."""
-        tops = roots(nodes)
-        if root not in tops:
-            tops = [root]
-        spans = members(root, tops, nodes)
+    def _built(self, data: dict[str, Any], root: Node, spans: list[Node], index: int) -> Turn | None:
+        """The turn of a root as it is now; the session's first with its sketch."""
         earlier = [one["input"] for one in data["turns"] if one["start"] < root["start"]]
         turn = turn_of(root, spans, index, data["tenant"], earlier)
         if turn is not None and index == 0 and self._vectors.meaning and normal(turn.input):
             turn = turn.model_copy(update={"sketch": sketch(self._vectors(turn.input))})
-        return turn, spans
+        return turn
 
     def _ready_at(self, root: Node, trace: dict[str, Any]) -> int:
         orphan = root["parent_span_id"] and root["parent_span_id"] not in trace["nodes"]
@@ -142,8 +156,8 @@ class Assemble(Stage):
         del key
         data, instant = _opened(state), micros(now)
         due = [t for t in data["traces"].values() if t["due"] is not None and t["due"] <= instant]
-        for root, trace in sorted(_roots_of(due), key=lambda pair: pair[0]["start"]):
-            yield from self._emit(data, root, trace)
+        for spans, root, trace in sorted(_roots_of(due), key=lambda found: found[1]["start"]):
+            yield from self._emit(data, spans, root, trace)
         for trace in due:
             trace["due"] = None
         if due:
@@ -186,8 +200,8 @@ class Assemble(Stage):
         else:
             forget(state)
 
-    def _emit(self, data: dict[str, Any], root: Node, trace: dict[str, Any]) -> Iterator[Record]:
-        turn, spans = self._built(data, whole(trace), root, data["next"])
+    def _emit(self, data: dict[str, Any], spans: list[Node], root: Node, trace: dict[str, Any]) -> Iterator[Record]:
+        turn = self._built(data, root, spans, data["next"])
         if turn is None:
             return
         data["next"] += 1
@@ -202,6 +216,9 @@ def _opened(state: KeyState) -> dict[str, Any]:
         state.data.update(traces={}, next=0, last=0, closed=False, quiet=False, forget=0, gone=[], **unheard())
     elif "acts" not in state.data:  # an earlier release kept its turns in another form
         state.data.update(quiet=False, **unheard())
+    for trace in state.data["traces"].values():
+        if trace.get("form") != FORM:
+            renewed(trace)
     return state.data
 
 
@@ -210,18 +227,25 @@ def _theirs(name: str, trace: dict[str, Any], about: Subject) -> bool:
 
 
 def _fresh(trace: dict[str, Any]) -> list[Node]:
-    """Roots without a turn. A turn that stands is not doubled when an agent span above it comes late."""
+    """Roots without a turn, in outline. A turn that stands is not doubled when an agent span above it comes late."""
+    return _without_turn(roots(outline(trace)), trace)
+
+
+def _without_turn(tops: list[Node], trace: dict[str, Any]) -> list[Node]:
     done = {turn_id.rpartition(".")[2] for turn_id in trace["turns"]}
-    tops = roots(whole(trace))
     if done and not done & {top["span_id"] for top in tops}:
         return []
     return [top for top in tops if top["span_id"] not in done]
 
 
-def _roots_of(traces: Iterable[dict[str, Any]]) -> Iterator[tuple[Node, dict[str, Any]]]:
+def _roots_of(traces: Iterable[dict[str, Any]]) -> Iterator[tuple[list[Node], Node, dict[str, Any]]]:
+    """The spans of every turn that is to be emitted, its root and its trace."""
     for trace in traces:
-        for root in _fresh(trace):
-            yield root, trace
+        nodes = whole(trace)
+        tops = roots(nodes)
+        parts = members(tops, nodes) if tops else {}
+        for root in _without_turn(tops, trace):
+            yield parts[root["span_id"]], root, trace
 
 
 def _stopped(spans: Iterable[Node]) -> str:

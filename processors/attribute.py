@@ -58,9 +58,9 @@ class AttributeSettings:
     gap: float = 1_800.0
     grace: float = 60.0
     lateness: float = 3_600.0
-    turns: int = 24
-    signals: int = 64
-    recent: int = 8
+    turns: int = 16
+    signals: int = 32
+    recent: int = 6
     rules: VerdictRules = field(default_factory=VerdictRules)
 
 
@@ -72,7 +72,7 @@ class Attribute(Stage):
     emits = (OUTCOMES, FAILURES)
     linger = 1.0
     by = "session"
-    memo_size = 32
+    memo_size = 20
     memo_emits = False
 
     def __init__(self, settings: AttributeSettings | None = None) -> None:
@@ -197,7 +197,7 @@ class Attribute(Stage):
         if not (settled or decided or data["closed"] or after is not None):
             return None
         rerouted = after is not None and _rerouted(turn, after, judged)
-        basis = zlib.crc32(repr((found, rerouted)).encode())
+        basis = zlib.crc32(repr(([*map(tuple, found)], rerouted)).encode()) if found or rerouted else 1
         final = data["closed"] and ((after is None and not data["valued"]) or len(newest(found)) > turn["heard"])
         if settled and turn["basis"] == basis and not final:
             return None

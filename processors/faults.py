@@ -291,7 +291,8 @@ def _tools(found: Turned, spans: Sequence[dict[str, Any]]) -> None:
         broken = last.get(node["tool_name"], (False, ""))[0]
         retried = node["span_id"] if broken and "failed" not in seen else retried
         last[node["tool_name"]] = ("failed" in seen, node["span_id"])
-        calls.setdefault(seen["call"], []).append(node["span_id"])
+        for call, times in node.get("loops", {seen["call"]: 1}).items():
+            calls.setdefault(call, []).extend([node["span_id"]] * times)
     failed = [span_id for broken, span_id in last.values() if broken]
     _note(found, "tool_failed", float(bool(failed)), failed[-1] if failed else "")
     _note(found, "tool_retried", float(bool(retried)), retried)

@@ -42,12 +42,14 @@ _ACTS = 8
 TAKE_OVER = 600.0
 """Seconds after an answer within which a user who does the agent's work takes over."""
 _KEPT = ("turn_id", "trace_id", "session_id", "agent", "subject_hash", "consent_train", "consent_evaluate")
+_COMMON = ("session_id", "agent", "subject_hash", "consent_train", "consent_evaluate", "redaction")
+"""What a turn does not write down where it is as in the session's ``common``."""
 Wanted = dict[str, tuple[Brief, Reaction]]
 
 
 def unheard() -> dict[str, Any]:
     """The part of a session's state that listening needs."""
-    return {"turns": [], "paces": [], "acts": [], "first": None, "dropped": False}
+    return {"turns": [], "paces": [], "acts": [], "first": None, "dropped": False, "common": {}}
 
 
 def remember(data: dict[str, Any], turn: Turn, stopped: str, tools: list[str]) -> None:
@@ -65,10 +67,16 @@ def remember(data: dict[str, Any], turn: Turn, stopped: str, tools: list[str]) -
         "stopped": stopped,
         "tools": tools,
     }
+    common = data.setdefault("common", {})
+    if not common:
+        common.update({name: brief[name] for name in _COMMON})
+    own = {name: value for name, value in brief.items() if name not in common or common[name] != value}
     if known is not None:
-        known.update(brief)
+        for name in _COMMON:
+            known.pop(name, None)
+        known.update(own)
         return
-    turns.append(brief | {"pair": None, "pace": None, "made": {}, "left": 0})
+    turns.append(own | {"pair": None, "pace": None, "made": {}, "left": 0})
     turns.sort(key=_order)
     if data["first"] is None or brief["start"] < data["first"][0]:
         data["first"] = [brief["start"], brief["input"], brief["subject_hash"]]
@@ -85,6 +93,7 @@ def forget_old(data: dict[str, Any]) -> None:
 
 def forget_person(data: dict[str, Any], subject_hash: str) -> None:
     """Let go of all that a person said and did."""
+    data["turns"], data["common"] = [data.get("common", {}) | one for one in data["turns"]], {}
     for name in ("turns", "acts"):
         data[name] = [one for one in data[name] if one["subject_hash"] != subject_hash]
     if data["first"] is not None and data["first"][2] == subject_hash:
@@ -218,6 +227,8 @@ def _signal(
     shown: Brief | None = None,
 ) -> Signal:
     """A signal about a turn (odd ``revision``), or the retraction of the one before it; a complaint shows its text."""
+    common = data.get("common", {})
+    about, shown = common | about, None if shown is None else common | shown
     base = ("implicit", data["tenant"], reaction.name, about["turn_id"], by)
     ids = [identity(*base, *([str(n)] if n > 1 else [])) for n in (revision - 1, revision)]
     stands = revision % 2 == 1

@@ -25,6 +25,7 @@ FIELDS = (
 """``who``: the subject's hash. ``basis``: what the last judgement rested on, hashed. ``heard``: signals that were
 told with the last revision. ``failed``: the revision that was last told as a failure. ``p``: P(failure) as it was last
 told. ``shown``: the span of each feature."""
+_START, _REVISION = FIELDS.index("start") - 1, FIELDS.index("revision") - 1
 _NEW = {
     "revision": -1,
     "verdict": "",
@@ -67,9 +68,14 @@ def unpack(data: dict[str, Any]) -> list[Held]:
 
 
 def _unpacked(data: dict[str, Any], turn_id: str) -> Held:
-    turn = {"features": {}, "shown": {}} | dict(zip(FIELDS, (turn_id, *data["turns"][turn_id]), strict=False))
-    turn |= {name: data["names"][turn[name]] for name in NAMED}
-    return turn | {"trace_id": turn["trace_id"] or turn_id.rpartition(".")[0]}
+    turn: Held = {"features": {}, "shown": {}}
+    turn.update(zip(FIELDS, (turn_id, *data["turns"][turn_id]), strict=False))
+    names = data["names"]
+    for name in NAMED:
+        turn[name] = names[turn[name]]
+    if not turn["trace_id"]:
+        turn["trace_id"] = turn_id.rpartition(".")[0]
+    return turn
 
 
 def _place(data: dict[str, Any], name: str) -> int:
@@ -93,14 +99,17 @@ def keep_score(data: dict[str, Any], score: Score, turns: int, recent: int) -> N
         "features": score.features,
     }  # fmt: skip
     pack(data, [now])
-    ordered = unpack(data)
-    settled = [one for one in ordered if one["revision"] >= 0 or one["turn_id"] != score.turn_id]
-    gone = {one["turn_id"] for one in settled[: max(len(ordered) - turns, 0)]}
+    rows, full = data["turns"], len(FIELDS) - len(("turn_id", "features", "shown"))
+    ordered = sorted(rows, key=lambda one: (rows[one][_START], one))
+    settled = [one for one in ordered if rows[one][_REVISION] >= 0 or one != score.turn_id]
+    gone = set(settled[: max(len(ordered) - turns, 0)])
     for turn_id in gone:
-        del data["turns"][turn_id]
-    data["signals"] = [one for one in data["signals"] if not gone or Evidence(*one).turn_id not in gone]
-    past = [one for one in ordered[:-recent] if one["turn_id"] not in gone and one["revision"] >= 0 and one["features"]]
-    pack(data, [one | {"features": {}, "shown": {}} for one in past])
+        del rows[turn_id]
+    if gone:
+        data["signals"] = [one for one in data["signals"] if Evidence(*one).turn_id not in gone]
+    for turn_id in ordered[:-recent]:
+        if turn_id not in gone and rows[turn_id][_REVISION] >= 0:
+            del rows[turn_id][full:]
 
 
 def keep_signal(data: dict[str, Any], signal: Signal, signals: int) -> None:
@@ -120,9 +129,11 @@ def keep_signal(data: dict[str, Any], signal: Signal, signals: int) -> None:
 def keep_asked(data: dict[str, Any], turn: Turn, recent: int) -> None:
     """Keep what a turn's user asked, of the newest turns."""
     data.update(tenant=turn.tenant, session=turn.session_id)
+    cleaned = turn.redaction
     data["asked"][turn.turn_id] = {
         "text": turn.input[:INPUT], "start": micros(turn.event_time), "who": _place(data, turn.subject_hash),
-        "redaction": turn.redaction.model_dump(), "train": turn.consent_train, "evaluate": turn.consent_evaluate,
+        "redaction": [_place(data, cleaned.policy_version), _place(data, cleaned.detector), cleaned.counts],
+        "train": turn.consent_train, "evaluate": turn.consent_evaluate,
     }  # fmt: skip
     for turn_id, _ in sorted(data["asked"].items(), key=lambda one: (one[1]["start"], one[0]))[:-recent]:
         del data["asked"][turn_id]
@@ -222,7 +233,7 @@ def failure(data: dict[str, Any], short: list[Any]) -> Record | None:
         agent=turn["agent"],
         subject_hash=turn["who"],
         event_time=moment(turn["start"]),
-        redaction=Redaction.model_validate(asked["redaction"]),
+        redaction=_redaction(data, asked["redaction"]),
         consent_train=asked["train"],
         consent_evaluate=asked["evaluate"],
         session_id=data["session"],
@@ -235,3 +246,10 @@ def failure(data: dict[str, Any], short: list[Any]) -> Record | None:
         p_failure=p_failure,
         revision=revision,
     )
+
+
+def _redaction(data: dict[str, Any], kept: Any) -> Redaction:
+    if isinstance(kept, dict):  # as an earlier release kept it
+        return Redaction.model_validate(kept)
+    policy, detector, counts = kept
+    return Redaction(policy_version=data["names"][policy], detector=data["names"][detector], counts=counts)

@@ -79,6 +79,8 @@ class Stage(ABC):
     """Recent events remembered per key; 0: none, an event that comes again changes nothing by itself."""
     memo_emits: ClassVar[bool] = True
     """Whether the memo keeps what was emitted; a stage that does not overrides ``repeat``."""
+    memo_origin: ClassVar[bool] = False
+    """Whether the memo keeps where an event stood."""
     by: ClassVar[By | None] = "agent"
     """What shares a state key; None: there is no state. An engine with partitions has the records of one key in one
     partition: where a source topic is partitioned by something else, it moves the events first. Of a broadcast topic
@@ -194,7 +196,7 @@ class Stage(ABC):
             return self.repeat(event, state, seen)
         emitted = self._guarded(message, event, state)
         kept = [[type(r).__name__, r.model_dump_json()] for r in emitted] if self.memo_emits else []
-        state.memo[event.event_id] = [event.origin, kept]
+        state.memo[event.event_id] = [event.origin if self.memo_origin else "", kept]
         while len(state.memo) > self.memo_size:
             del state.memo[next(iter(state.memo))]
         return emitted

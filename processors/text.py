@@ -6,6 +6,7 @@ import math
 import re
 import zlib
 from collections import Counter
+from functools import lru_cache
 
 from schemas.events import identity
 
@@ -28,7 +29,12 @@ def words(text: str) -> list[str]:
     >>> words("Don't reset MY vpn!")
     ["don't", 'reset', 'my', 'vpn']
     """
-    return _WORD.findall(text[:LIMIT].lower().replace("\u2019", "'"))
+    return list(_words(text[:LIMIT]))
+
+
+@lru_cache(64)
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower().replace("\u2019", "'"))
 
 
 def content_words(text: str) -> list[str]:
@@ -53,8 +59,15 @@ def grams(text: str) -> Counter[str]:
     """Three-letter pieces of the words that carry meaning (of all words when none does)."""
     every = words(text)
     found = [word for word in every if word not in _STOP] or every
-    padded = (f" {word} " for word in found)
-    return Counter(word[i : i + 3] for word in padded for i in range(len(word) - 2))
+    padded = [f" {word} " for word in found]
+    return Counter([word[i : i + 3] for word in padded for i in range(len(word) - 2)])
+
+
+@lru_cache(64)
+def _damped(text: str) -> tuple[dict[str, float], float]:
+    """The damped counts of a text's pieces, and their length."""
+    weights = {gram: 1 + math.log(count) if count > 1 else 1.0 for gram, count in grams(text).items()}
+    return weights, math.hypot(*weights.values())
 
 
 def similarity(first: str, second: str) -> float:
@@ -65,9 +78,9 @@ def similarity(first: str, second: str) -> float:
     >>> similarity("how do I reset my vpn password", "when is lunch served") < 0.1
     True
     """
-    one, two = ({gram: 1 + math.log(count) for gram, count in grams(text).items()} for text in (first, second))
-    shared = sum(weight * two[gram] for gram, weight in one.items() if gram in two)
-    norm = math.hypot(*one.values()) * math.hypot(*two.values())
+    (one, length), (two, other) = _damped(first), _damped(second)
+    shared = sum([weight * two[gram] for gram, weight in one.items() if gram in two])
+    norm = length * other
     return min(shared / norm, 1.0) if norm else 0.0
 
 

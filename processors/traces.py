@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from processors.faults import faults_of, seen_of
+from processors.folding import PLACED, fold, sweep
 from processors.moments import micros, moment
 from schemas.events import Redaction, Span, Turn, identity
 
@@ -24,17 +26,29 @@ _SELDOM = ("cost", "prompt_name", "prompt_version", "called_tools", "estimates")
 _EMPTY: Node = {
     "session_id": "", "parent_span_id": "", "status": "ok", "status_message": "", "model": "", "model_version": "",
     "tool_name": "", "category": "", "input_tokens": 0, "output_tokens": 0, "consent_train": True,
-    "consent_evaluate": True, "logprob_top1": None, "logprob_top2": None, "retrieval_score": None, "input": "",
-    "output": "", "redaction": {},
+    "consent_evaluate": True, "end": 0, "received": 0, "logprob_top1": None, "logprob_top2": None,
+    "retrieval_score": None, "input": "", "output": "", "redaction": {},
 }  # fmt: skip
 """What is not written down."""
 _SHARED = ("session_id", "trace_id", "subject_hash", "agent", "model", "model_version")
-_NODE_BYTES = 250
+_NODE_BYTES = 110
+_SKETCHES, _MESSAGE = 8, 400
+FORM = 2
+"""How ``put`` writes a span."""
+_SHORT = {
+    "parent_span_id": "p", "kind": "k", "tool_name": "t", "input_tokens": "n", "output_tokens": "m",
+    "called_tools": "c", "input": "i", "output": "o", "redaction": "r", "start": "s",
+    "end": "e", "received": "a", "seen": "f",
+}  # fmt: skip
+_LONG = {short: name for name, short in _SHORT.items()}
+_SAID = ("i", "o", "r")
+_SINCE = ("e", "a")
+"""Written as the time since the start."""
 _NUMBERS = ("logprob_top1", "logprob_top2", "retrieval_score")
 
 
 def node_of(span: Span) -> Node:
-    """What state keeps of a span."""
+    """What state keeps of a span: of one that stands for no turn, no text, and nothing that is asked of roots alone."""
     node: Node = {name: getattr(span, name) for name in _KEPT}
     node |= {name: value for name in _SELDOM if (value := getattr(span, name)) not in (None, "", [], {})}
     for name in _NUMBERS:
@@ -42,42 +56,56 @@ def node_of(span: Span) -> Node:
         node[name] = value if value is not None and math.isfinite(value) else None
     texts, seen = span.kind in _TEXT_KINDS, seen_of(span)
     start = micros(span.event_time)
+    if not texts:
+        node |= {"input_tokens": 0, "output_tokens": 0, "status_message": span.status_message[:_MESSAGE]}
     return (
         node
         | {
             "input": span.input if texts else "",
             "output": span.output if texts else "",
-            "redaction": span.redaction.model_dump(),
+            "redaction": span.redaction.model_dump() if texts and (span.input or span.output) else {},
             "start": start,
-            "end": start + max(span.duration_us, 0),
-            "received": micros(span.received_time),
+            "end": start + max(span.duration_us, 0) if texts else 0,
+            "received": micros(span.received_time) if texts else 0,
         }
         | ({"seen": seen} if seen else {})
     )
 
 
 def put(trace: dict[str, Any], node: Node) -> None:
-    """Put a span into its trace as state keeps it: without what is empty or what its first span says as well.
+    """Put a span into its trace as state keeps it: short, without what is empty or what its first span says as well.
 
-    A text that several spans have (the message, an answer that is passed on) lies once in ``texts``.
+    What several spans have (the message, an answer that is passed on, a parent, a tool) lies once in ``texts``. Of many
+    spans that found something only the newest keep the words of it.
     """
     shared = trace.setdefault("shared", {name: node[name] for name in _SHARED})
-    texts: list[str] = trace.setdefault("texts", [])
-    said = {name: _place(texts, node[name]) for name in ("input", "output") if node[name]}
-    plain = _EMPTY | shared
-    kept = {
-        name: value for name, value in node.items() if name not in said and (name not in plain or plain[name] != value)
-    }
-    trace["nodes"][node["span_id"]] = {name: value for name, value in kept.items() if name != "span_id"} | said
+    texts: list[Any] = trace.setdefault("texts", [])
+    plain = _EMPTY | shared | {"span_id": node["span_id"]}
+    kept = {_SHORT.get(name, name): value for name, value in node.items() if plain.get(name, plain) != value}
+    for short in PLACED:
+        if short in kept:
+            kept[short] = _place(texts, kept[short])
+    for short in _SINCE:
+        if short in kept:
+            kept[short] -= node["start"]
+    trace["nodes"][node["span_id"]] = kept
+    fold(trace)
+    if len(trace["nodes"]) > _SKETCHES and "words" in node.get("seen", ()):
+        found = [one["f"] for one in trace["nodes"].values() if "words" in one.get("f", ())]
+        for seen in found[:-_SKETCHES]:
+            del seen["words"]
 
 
 def is_leaf(span_id: str, trace: dict[str, Any]) -> bool:
     """Whether a span is new and nothing is known to stand below it: a tool's or a search's then changes no root."""
-    nodes = trace["nodes"]
-    return span_id not in nodes and all(node.get("parent_span_id") != span_id for node in nodes.values())
+    nodes, texts = trace["nodes"], trace.get("texts", [])
+    if span_id in nodes or span_id not in texts:
+        return span_id not in nodes
+    place = texts.index(span_id)
+    return all(node.get("p") != place for node in nodes.values())
 
 
-def _place(texts: list[str], text: str) -> int:
+def _place(texts: list[Any], text: Any) -> int:
     if text not in texts:
         texts.append(text)
     return texts.index(text)
@@ -88,28 +116,53 @@ def whole(trace: dict[str, Any]) -> dict[str, Node]:
     plain, texts = _EMPTY | trace.get("shared", {}), trace.get("texts", [])
     nodes: dict[str, Node] = {}
     for span_id, kept in trace["nodes"].items():
-        node = nodes[span_id] = {**plain, **kept, "span_id": span_id}
+        node = nodes[span_id] = {**plain, "span_id": span_id}
+        for name, value in kept.items():
+            node[_LONG.get(name, name)] = texts[value] if name in PLACED else value
+        for name in _SINCE:
+            if name in kept:
+                node[_LONG[name]] = kept["s"] + kept[name]
+    return nodes
+
+
+def renewed(trace: dict[str, Any]) -> None:
+    """Bring a trace that an earlier release kept to the present form."""
+    texts, nodes = trace.get("texts", []), whole(trace)
+    trace.update(nodes={}, texts=[], form=FORM)
+    for node in nodes.values():
         for name in ("input", "output"):
             if isinstance(node[name], int):
                 node[name] = texts[node[name]]
-    return nodes
+        put(trace, node)
+
+
+def outline(trace: dict[str, Any]) -> dict[str, Node]:
+    """The spans of a trace with only what tells which of them are roots, and when these came."""
+    texts: list[Any] = trace.get("texts", [])
+    return {
+        span_id: {
+            "span_id": span_id, "kind": kept["k"], "parent_span_id": texts[kept["p"]] if "p" in kept else "",
+            "start": kept["s"], "received": kept["s"] + kept.get("a", 0),
+        }
+        for span_id, kept in trace["nodes"].items()
+    }  # fmt: skip
 
 
 def slim(root: Node, trace: dict[str, Any]) -> None:
     """Let go of the texts that the turn of a root no longer needs: those below it, when it has both of its own."""
     if root["input"] and root["output"]:
-        nodes = whole(trace)
-        trace.update(nodes={}, texts=[])
-        for node in nodes.values():
-            if node["kind"] != "agent" and node["parent_span_id"] in nodes:
-                node.update(input="", output="", redaction={})
-            put(trace, node)
+        nodes, texts = trace["nodes"], trace["texts"]
+        for kept in nodes.values():
+            if kept["k"] != "agent" and "p" in kept and texts[kept["p"]] in nodes:
+                for short in _SAID:
+                    kept.pop(short, None)
+        sweep(trace)
 
 
 def weight_of(trace: dict[str, Any]) -> int:
     """About how many bytes of state the spans of a trace take."""
     nodes = trace["nodes"].values()
-    words = sum(len(node["seen"].get("words", "")) for node in nodes if "seen" in node)
+    words = sum(len(node["f"].get("words", "")) for node in nodes if "f" in node)
     return sum(map(len, trace.get("texts", ()))) + _NODE_BYTES * len(nodes) + words
 
 
@@ -161,21 +214,23 @@ def top_of(node: Node, nodes: dict[str, Node]) -> Node:
     return ([node, *_lineage(node, nodes)])[-1]
 
 
-def members(root: Node, tops: list[Node], nodes: dict[str, Node]) -> list[Node]:
-    """The spans of a root's turn, by start: all below it, and strays whose parents are not known.
+def members(tops: list[Node], nodes: dict[str, Node]) -> dict[str, list[Node]]:
+    """The spans of each root's turn, by start: all below it, and strays whose parents are not known.
 
     A stray belongs to the last root that began before it, or else to the first root.
     """
-    ids = {top["span_id"] for top in tops}
+    found: dict[str, list[Node]] = {top["span_id"]: [] for top in tops}
+    starts = [top["start"] for top in tops]
 
     def owner(node: Node) -> str:
         for one in (node, *_lineage(node, nodes)):
-            if one["span_id"] in ids:
+            if one["span_id"] in found:
                 return one["span_id"]
-        earlier = [top for top in tops if top["start"] <= node["start"]]
-        return (earlier or tops)[-1 if earlier else 0]["span_id"]
+        return tops[max(bisect_right(starts, node["start"]) - 1, 0)]["span_id"]
 
-    return sorted((n for n in _working(nodes).values() if owner(n) == root["span_id"]), key=_order)
+    for node in sorted(_working(nodes).values(), key=_order):
+        found[tops[0]["span_id"] if len(tops) == 1 else owner(node)].append(node)
+    return found
 
 
 def turn_id_of(root: Node) -> str:
@@ -257,7 +312,7 @@ def _counts(root: Node, spans: list[Node], models: list[Node]) -> dict[str, Any]
     costs = [n["cost"] for n in models if n.get("cost") is not None] or [root.get("cost")]
     return {
         "cost": None if costs[0] is None else math.fsum(costs),
-        "retrievals": len(found),
+        "retrievals": sum(_times(n) for n in found),
         "retrieval_score": max(scores, default=None),
         "input_tokens": sum(n["input_tokens"] for n in called),
         "output_tokens": sum(n["output_tokens"] for n in called),
@@ -270,12 +325,18 @@ def _tools(spans: list[Node], models: list[Node]) -> dict[str, Any]:
     last = {n["tool_name"]: n["status"] == "error" for n in tools}
     broken = [n["tool_name"] or "unnamed" for n in tools if last[n["tool_name"]]]
     asked = _asked_for(models)
+    called = [name for n in tools for name in [n["tool_name"]] * _times(n)] or asked
     return {
-        "tool_calls": len(tools or asked),
-        "tool_errors": sum(n["status"] == "error" for n in tools),
+        "tool_calls": len(called),
+        "tool_errors": sum((n["status"] == "error") + n.get("errors", 0) for n in tools),
         "failed_tool": broken[-1] if broken else "",
-        "called_tools": [n["tool_name"] for n in tools] or asked,
+        "called_tools": called,
     }
+
+
+def _times(node: Node) -> int:
+    """For how many spans one stands (``processors.folding``)."""
+    return 1 + node.get("folded", 0)
 
 
 def _asked_for(models: list[Node]) -> list[str]:

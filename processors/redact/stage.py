@@ -67,6 +67,7 @@ class Redact(Stage):
     emits = (SPANS, SIGNALS, LABELS, LEDGER)
     memo_size = 2_048
     memo_emits = False
+    memo_origin = True
     by = "trace"
     heavy = True
 

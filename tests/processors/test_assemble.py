@@ -15,8 +15,9 @@ from processors.state import MemoryState
 from processors.traces import members, node_of, roots, turn_of
 from processors.vectors import Array
 from schemas.events import Record, Signal, Span, Turn
+from schemas.subjects import Subject
 from schemas.topics import TURNS
-from tests.world import START, World, message, run_in_memory, span
+from tests.world import START, TENANT, World, message, run_in_memory, span
 
 
 def at(seconds: float) -> dict[str, object]:
@@ -133,7 +134,7 @@ def test_spans_that_an_older_version_kept_are_read() -> None:
     spans = (asked("t1", "book a room", 0), child("l1", "llm", 0.2, input_tokens=5))
     nodes = {one.span_id: {k: v for k, v in node_of(one).items() if k not in new} for one in spans}
     (top,) = roots(nodes)
-    turn = turn_of(top, members(top, [top], nodes), 0, "t")
+    turn = turn_of(top, members([top], nodes)[top["span_id"]], 0, "t")
     assert turn is not None
     assert (turn.cost, turn.called_tools, turn.input_tokens) == (None, [], 5)
 
@@ -375,3 +376,18 @@ def test_what_an_evaluator_does_is_no_turn() -> None:
     bench.send(judge, model, inline, below)
     (found,) = turns(bench.tick(60))
     assert (found.trace_id, found.output_tokens) == ("a", 0)
+
+
+def test_what_a_session_has_in_common_leaves_with_a_person() -> None:
+    """The first turn's facts stand for those of later turns: an erasure takes none from the others."""
+    bench = Bench()
+    for number, who in enumerate(["me", "me", "you", "you"]):
+        bench.send(asked(f"t{number}", f"question {number}", 20 * number, subject_hash=who, consent_train=who == "me"))
+        bench.tick(20 * number + 5)
+    ((key, state),) = list(bench.store)
+    after, _ = bench.stage.erased(key, state.dump(), Subject(TENANT, "me")) or (state, [])
+    assert '"me"' not in after.dump()
+    bench.store.put(key, after)
+    bench.send(asked("t4", "no, that is wrong", 80, subject_hash="you", consent_train=True))
+    found = [one for one in bench.tick(85) if isinstance(one, Signal) and one.name == "explicit_correction"]
+    assert [(one.turn_id, one.subject_hash, one.consent_train) for one in found] == [("t3.r-t3", "you", False)]

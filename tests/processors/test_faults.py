@@ -23,7 +23,7 @@ def turned(*others: dict[str, Any], asked: str = "", said: str = GOOD, earlier: 
         for place, one in enumerate(others, 1)
     ]
     nodes = {one.span_id: node_of(one) for one in spans}
-    return faults_of(nodes["root"], members(nodes["root"], [nodes["root"]], nodes), earlier, asked, said)
+    return faults_of(nodes["root"], members([nodes["root"]], nodes)["root"], earlier, asked, said)
 
 
 def tool(**given: Any) -> dict[str, Any]:
