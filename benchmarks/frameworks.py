@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from connectors.imports.langfuse import langfuse_spans
+from connectors.imports.phoenix import phoenix_spans
 from connectors.imports.rows import rows_of
-from connectors.imports.spans import SpanRow, requests_of, span_id_of, trace_id_of
+from connectors.imports.spans import SpanRow, requests_of
 from processors.assemble import Assemble
 from processors.redact import Redact
 from processors.stage import Message
@@ -54,30 +55,16 @@ def _traces(path: Path) -> Iterator[Found]:
 
 
 def _fixtures(path: Path) -> Iterator[Found]:
-    for row in rows_of(path):
-        name, content = row.value["file"].removesuffix(".json"), row.value["content"]
-        listed: list[dict[str, Any]] = content if isinstance(content, list) else [{"attributes": content}]
-        for number, one in enumerate(listed):
-            title = f"{name} {number}"
-            yield _passed(Found(title, _framework(name), one), [_fixture(title, one)])
+    for number, row in enumerate(rows_of(path)):
+        raw = row.value if "attributes" in row.value else {"attributes": row.value}
+        framework = _framework(raw)
+        yield _passed(Found(f"{framework} {number}", framework, raw), phoenix_spans(row.value, ""))
 
 
-def _framework(name: str) -> str:
-    if name.startswith("openinference"):
-        return "openinference"
-    return "gen_ai conventions" if name.startswith("otel") else "vercel-aisdk 6"
-
-
-def _fixture(title: str, one: dict[str, Any]) -> SpanRow:
-    """A fixture's span; one that is only attributes gets ids of its own."""
-    start, end = (_nanos(one.get(name)) for name in ("startTime", "endTime"))
-    trace = trace_id_of(title)
-    name = str(one.get("name") or one["attributes"].get("gen_ai.operation.name") or "span")
-    return SpanRow(trace, span_id_of(title, trace), "", name, start, end, one["attributes"])
-
-
-def _nanos(time: Any) -> int:
-    return time[0] * 10**9 + time[1] if isinstance(time, list) else int(NOW.timestamp()) * 10**9
+def _framework(raw: dict[str, Any]) -> str:
+    if "spanContext" in raw:
+        return "vercel-aisdk 6"
+    return "openinference" if "openinference.span.kind" in raw["attributes"] else "gen_ai conventions"
 
 
 def _passed(found: Found, rows: Iterable[SpanRow]) -> Found:

@@ -56,7 +56,8 @@ def _said_nothing(_: Iterable[str]) -> None:
 class Export:
     """One kind of OTLP request: where it goes, and what its parts are called.
 
-    ``outer``, ``middle`` and ``inner``: its repeated fields, from resources to records. ``rejected``: the field of
+    ``outer``, ``middle`` and ``inner``: its repeated fields, from resources to records; ``older``: a former name of
+    ``middle`` in JSON. ``rejected``: the field of
     ``response.partial_success`` that counts. ``problem`` says what is wrong with a record, or nothing. ``source``:
     what the ledger calls it.
     """
@@ -67,6 +68,7 @@ class Export:
     response: type[Message]
     outer: str
     middle: str
+    older: str
     inner: str
     rejected: str
     problem: Callable[[Any], str]
@@ -122,12 +124,24 @@ class Export:
 
     def from_document(self, document: dict[str, Any]) -> Any:
         """The same, from the JSON object that was read; its ids are rewritten in place."""
+        self._rename_older(document)
         for record in self._json_records(document):
             record.update({name: _base64_id(record[name]) for name in ID_FIELDS if name in record})
         try:
             return json_format.ParseDict(document, self.request(), ignore_unknown_fields=True)
         except (json_format.ParseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise Invalid("not_otlp", f"{_field_of(str(error))}: not OTLP/JSON") from error
+
+    def _rename_older(self, document: dict[str, Any]) -> None:
+        """Before OTLP 0.15 a scope was an instrumentation library; those names are rewritten in place."""
+        for resource in _objects(document, self.outer):
+            for older in (_camel(self.older), self.older):
+                scopes: Any = resource.pop(older, None)
+                for scope in scopes if isinstance(scopes, list) else []:
+                    if isinstance(scope, dict):
+                        scope["scope"] = scope.pop("instrumentationLibrary", scope.pop("instrumentation_library", {}))
+                if scopes is not None:
+                    resource.setdefault(_camel(self.middle), scopes)
 
     def _json_records(self, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Whatever has ids: records, and the links of spans. Names are protobuf's own (``trace_id``) or JSON's."""
@@ -225,11 +239,11 @@ def _log_problem(record: Any) -> str:
 
 TRACES = Export(
     "traces", OTLP_SPANS, ExportTraceServiceRequest, ExportTraceServiceResponse,
-    "resource_spans", "scope_spans", "spans", "rejected_spans", _span_problem,
+    "resource_spans", "scope_spans", "instrumentation_library_spans", "spans", "rejected_spans", _span_problem,
 )  # fmt: skip
 LOGS = Export(
     "logs", OTLP_LOGS, ExportLogsServiceRequest, ExportLogsServiceResponse,
-    "resource_logs", "scope_logs", "log_records", "rejected_log_records", _log_problem,
+    "resource_logs", "scope_logs", "instrumentation_library_logs", "log_records", "rejected_log_records", _log_problem,
 )  # fmt: skip
 accept_traces, accept_logs = TRACES.accept, LOGS.accept
 

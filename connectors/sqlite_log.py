@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 from cryptography.exceptions import InvalidTag
@@ -441,9 +442,10 @@ class SqliteLog:
 
     # Letting go.
 
-    def trim(self, now: datetime) -> dict[str, int]:
+    def trim(self, now: datetime, kept: Mapping[str, timedelta] = MappingProxyType({})) -> dict[str, int]:
         """Drop what is past its retention, and superseded entries of compacted topics that everyone has read.
 
+        ``kept``: retention by topic, where it is not the topic's own.
         Returns how many entries of each topic were dropped before every consumer had read them: retention wins, but
         never silently. One short transaction per topic, so that producers hardly wait.
         """
@@ -455,7 +457,7 @@ class SqliteLog:
                 if topic.compacted:
                     transaction.delete_superseded(number, read)
                     continue
-                until = self._first_since(number, _micros(now - topic.retention))
+                until = self._first_since(number, _micros(now - kept.get(topic.name, topic.retention)))
                 transaction.delete(number, min(read, until))
                 if until > read:
                     lost = transaction.delete(number, until)

@@ -281,6 +281,16 @@ def without(files: Mapping[str, bytes], about: Subject, texts: Collection[str] =
     return changed
 
 
+def emptied(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files that change when every row goes, manifest included; none when there is none."""
+    held = {part: len(_texts(files.get(part, b""))) for part in PARTS}
+    if not any(held.values()):
+        return {}
+    gone = erased_of(files) + sum(held.values())
+    empty = {part: b"" for part, rows in held.items() if rows}
+    return {**empty, MANIFEST: _manifest(str(_known(files).get("dataset_id", "")), gone, {part: [] for part in PARTS})}
+
+
 def erased_of(files: Mapping[str, bytes]) -> int:
     """How many rows have been taken out of a dataset since it was frozen."""
     return int(_known(files).get("erased", 0))

@@ -647,9 +647,11 @@ def topics_plan(
     """
     from driftwheel.kafka_config import kafka_settings
     from driftwheel.pipeline import WHEEL
+    from driftwheel.retention import topics_kept
     from driftwheel.topics_command import show_plan
 
-    raise typer.Exit(show_plan(kafka_settings(_config()), WHEEL, check=check, as_json=as_json))
+    config = _config()
+    raise typer.Exit(show_plan(kafka_settings(config), WHEEL, topics_kept(config), check=check, as_json=as_json))
 
 
 @topics_app.command("apply")
@@ -663,10 +665,11 @@ def topics_apply(
     """
     from driftwheel.kafka_config import kafka_settings, registry_settings
     from driftwheel.pipeline import WHEEL
+    from driftwheel.retention import topics_kept
     from driftwheel.topics_command import register_schemas, run_apply
 
     config = _config()
-    run_apply(kafka_settings(config), WHEEL, dry_run=dry_run, as_json=as_json)
+    run_apply(kafka_settings(config), WHEEL, topics_kept(config), dry_run=dry_run, as_json=as_json)
     registry = registry_settings(config)
     if registry is not None and not dry_run:
         register_schemas(registry)

@@ -12,10 +12,10 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from multiprocessing import get_context
 from typing import Any
@@ -48,7 +48,7 @@ class EngineSettings:
 
     ``poll_seconds`` between two looks at what another system still does; ``tick_seconds`` bounds how late a timer is
     seen; ``retry_seconds`` is the first pause after a failure, doubled up to ``retry_limit``; ``patience_seconds`` of
-    nothing but failures end a waiting ``drain``.
+    nothing but failures end a waiting ``drain``. ``kept``: topics that keep their entries for another time than theirs.
     """
 
     batch_size: int = 500
@@ -60,6 +60,7 @@ class EngineSettings:
     retry_limit: float = 30.0
     patience_seconds: float = 120.0
     trim_every: timedelta = timedelta(minutes=10)
+    kept: Mapping[str, timedelta] = field(default_factory=dict[str, timedelta])
 
     def pause(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row."""
@@ -388,7 +389,7 @@ class Engine:
     def trim(self) -> None:
         """Drop what is past its retention from log and quarantine; the threads do so by themselves."""
         now = self._clock()
-        for topic, lost in self._log.trim(now).items():
+        for topic, lost in self._log.trim(now, self._settings.kept).items():
             logger.error("%s: %d entries passed their retention before every consumer had read them", topic, lost)
         if self._quarantine is not None:
             self._quarantine.purge(now)

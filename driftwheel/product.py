@@ -52,7 +52,7 @@ from driftwheel.library import StoreLibrary, open_store, table_of
 from driftwheel.nemo_process import NemoProcess
 from driftwheel.pipeline import WHEEL, check_stages, stage_settings, wheel_stages
 from driftwheel.ports import Face, Ports, Where, configured
-from driftwheel.retention import Retention, quarantine_days
+from driftwheel.retention import DatasetRetention, Retention, days_of, quarantine_days, topics_kept
 from driftwheel.telemetry import Metrics
 from driftwheel.vault import OwnVault, Vault
 from driftwheel.weights import minilm_folder
@@ -148,7 +148,10 @@ class Product:
     @cached_property
     def retention(self) -> Retention:
         """What deletes rows and payloads that are past their retention."""
-        made = Retention(self.store, lambda: self._behind.payloads, quarantine_days(self.config), self.clock)
+        datasets = DatasetRetention(
+            self.store, self.log, lambda: self.nemo, days_of(self.config, "datasets"), self.clock
+        )
+        made = Retention(self.store, lambda: self._behind.payloads, quarantine_days(self.config), self.clock, datasets)
         self._stack.callback(made.close)
         return made
 
@@ -185,7 +188,7 @@ class Product:
             stages,
             [ClickHouseSink(self.store), *sinks],
             self.clock,
-            EngineSettings(workers=self.config.engine.workers),
+            EngineSettings(workers=self.config.engine.workers, kept=topics_kept(self.config)),
             quarantine=quarantine,
             on_batch=self.metrics.batch,
         )

@@ -33,7 +33,7 @@ from driftwheel.memory import tidy_memory
 from driftwheel.pipeline import wheel_stages, worker_stages
 from driftwheel.ports import Face, Ports, Where
 from driftwheel.product import wait_for_interrupt
-from driftwheel.retention import Retention, quarantine_days
+from driftwheel.retention import DatasetRetention, Retention, days_of, quarantine_days
 from driftwheel.seldom import Seldom
 from driftwheel.telemetry import Metrics
 from driftwheel.worker import DEFECT, Worker, WorkerSettings
@@ -156,6 +156,9 @@ def run_job_runner(config: Config, console: Console) -> None:
         stack.callback(nemo.close)
         library = StoreLibrary(store, cluster.clock, floor_of(config))
         stages = [one for one in wheel_stages(config, cluster.key, nemo, library) if one.effects]
+        retention = DatasetRetention(store, log, lambda: nemo, days_of(config, "datasets"), utc_now)
+        stack.callback(retention.close)
+        retention.start()
         folder = stack.enter_context(instance_folder(cluster.state_folder()))
         engine = KafkaEngine(cluster, log, stages, [], folder)
         _run_engine(engine, cluster, stack, "job-runner", console)

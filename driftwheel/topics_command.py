@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 
 from connectors.clickhouse.sink import ClickHouseSink
 from connectors.kafka.admin import Admin
@@ -20,14 +21,17 @@ from processors.stage import Stage, has_inbox, is_routed
 from schemas.topics import TOPICS
 
 Stages = Sequence[type[Stage] | Stage]
+Kept = Mapping[str, timedelta]
+NOTHING: Kept = MappingProxyType({})
+"""Every topic keeps its records for its own time."""
 _COLUMNS = ["change", "topic", "setting", "is", "should_be", "why"]
 
 
-def topics_of(settings: KafkaSettings, stages: Stages) -> tuple[Wanted, ...]:
-    """Every topic that has to be there for these stages, the published ones among them."""
+def topics_of(settings: KafkaSettings, stages: Stages, kept: Kept = NOTHING) -> tuple[Wanted, ...]:
+    """Every topic that has to be there for these stages, the published ones among them. ``kept``: see ``wanted``."""
     told = [stage.name for stage in stages if has_inbox(stage)]
     raw = [stage.name for stage in stages if any(topic.raw for topic in stage.sources)]
-    return wanted(settings, [stage.name for stage in stages], told, raw)
+    return wanted(settings, [stage.name for stage in stages], told, raw, kept)
 
 
 def groups_of(settings: KafkaSettings, stages: Stages) -> dict[str, list[str]]:
@@ -55,23 +59,27 @@ def sink_groups(settings: KafkaSettings) -> dict[str, list[str]]:
     return {settings.group(ClickHouseSink.name): [settings.topic(topic) for topic in ClickHouseSink.topics]}
 
 
-def show_plan(settings: KafkaSettings, stages: Stages, *, check: bool = False, as_json: bool = False) -> int:
+def show_plan(
+    settings: KafkaSettings, stages: Stages, kept: Kept = NOTHING, *, check: bool = False, as_json: bool = False
+) -> int:
     """Print what `topics apply` would do, and what it would not. Returns the exit code.
 
     1 with ``check`` when the cluster is not as it has to be; replication alone does not count.
     """
-    changes = plan(Admin(settings), topics_of(settings, stages))
+    changes = plan(Admin(settings), topics_of(settings, stages, kept))
     _show(changes, as_json=as_json)
     return 1 if check and any(change.kind != "told" for change in changes) else 0
 
 
-def run_apply(settings: KafkaSettings, stages: Stages, *, dry_run: bool = False, as_json: bool = False) -> None:
+def run_apply(
+    settings: KafkaSettings, stages: Stages, kept: Kept = NOTHING, *, dry_run: bool = False, as_json: bool = False
+) -> None:
     """Bring the cluster there and print what was done; ``dry_run``: print what would be.
 
     Raises Refused before anything is done when something may not be done in place.
     """
     admin = Admin(settings)
-    changes = plan(admin, topics_of(settings, stages))
+    changes = plan(admin, topics_of(settings, stages, kept))
     if not dry_run:
         apply(admin, changes)
     _show(changes, as_json=as_json)

@@ -5,6 +5,10 @@ Two kinds of verdict teach: what users said of turns (outcomes whose basis is ``
 known; a sample waits for its label, which may come days later, with the features that it had when it was scored. One
 that gets no label until it expires teaches nothing: silence is no success. Each turn teaches once for each kind.
 
+A label that is ``pass`` or ``fail`` says it outright. Any other is a success when it is the answer or the category, as
+``normal`` has them, and a failure otherwise: only marks are compared, since a sketch from which likeness could be told
+would give pieces of texts away.
+
 Labels may name the cause of a failure, which moves the agent's model of causes.
 
 What is learnt goes out as a calibration: the model that ``score`` uses from then on, the forces of implicit signals and

@@ -2,8 +2,8 @@
 
 A row is ``{"messages": [...]}`` with ``tools``, ``model``, ``metadata`` and an id if it has them; or a completion with
 its request: ``{"messages", "choices"}`` or ``{"request": {...}, "response": {...}}``, where either may lie in ``body``
-as in files of the batch API. Without an id of its own a row is known by its content: the same row twice is one
-conversation.
+as in files of the batch API. Objects of the Responses API are rows as well (``connectors.imports.openai_responses``).
+Without an id of its own a row is known by its content: the same row twice is one conversation.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from connectors.imports.openai_responses import is_response, messages_of, usage_of
 from schemas.errors import Invalid
 from schemas.events import identity
 
@@ -20,16 +21,16 @@ Values = dict[str, Any]
 _IDS = ("conversation_id", "session_id", "thread_id", "id", "custom_id", "request_id")
 _USERS = ("user_id", "user")
 _TIMES = ("start_time", "timestamp", "created_at", "created")
+_MADE = ("created_at", "created")
 _REQUEST, _RESPONSE = ("request", "body", "input"), ("response", "output", "completion")
 
 
 def is_openai_chat(row: Any) -> bool:
     """Whether a row looks like one of these."""
-    return (
-        isinstance(row, dict)
-        and "conversation_id" not in row
-        and isinstance(_part(cast("Values", row), *_REQUEST).get("messages"), list)
-    )
+    if not isinstance(row, dict) or "conversation_id" in row:
+        return False
+    request, response = _parts(cast("Values", row))
+    return isinstance(request.get("messages"), list) or is_response(request, response)
 
 
 def as_conversation(row: Any) -> Values:
@@ -37,11 +38,16 @@ def as_conversation(row: Any) -> Values:
     if not isinstance(row, dict):
         raise Invalid("not_object", "a JSON object was expected")
     held = cast("Values", row)
-    request, response = _part(held, *_REQUEST), _part(held, *_RESPONSE)
-    given = request.get("messages")
-    if not isinstance(given, list):
-        raise Invalid("missing_field", "messages: must be a list")
-    messages = [_message(one) for one in [*cast("list[Any]", given), *_answers(response)]]
+    request, response = _parts(held)
+    if is_response(request, response):
+        messages: list[Any] = messages_of(request, response)
+        usage: Any = usage_of(response)
+    else:
+        given = request.get("messages")
+        if not isinstance(given, list):
+            raise Invalid("missing_field", "messages: must be a list")
+        messages = [_message(one) for one in [*cast("list[Any]", given), *_answers(response)]]
+        usage = response.get("usage")
     metadata = held.get("metadata") or request.get("metadata")
     told = held | (cast("Values", metadata) if isinstance(metadata, dict) else {})
     return {
@@ -51,10 +57,14 @@ def as_conversation(row: Any) -> Values:
         "domain": _text(told, ("agent", "domain")),
         "user_id": _text(told, _USERS) or _text(request, ("user",)),
         "start_time": _time(told, response),
-        "tools": request.get("tools") or held.get("tools"),
-        "usage": response.get("usage"),
+        "tools": request.get("tools") or held.get("tools") or response.get("tools"),
+        "usage": usage,
         "choices": response.get("choices"),
     }
+
+
+def _parts(held: Values) -> tuple[Values, Values]:
+    return _part(held, *_REQUEST), _part(held, *_RESPONSE)
 
 
 def _part(held: Values, *names: str) -> Values:
@@ -92,7 +102,7 @@ def _text(held: Values, names: tuple[str, ...]) -> str:
 
 
 def _time(told: Values, response: Values) -> str | None:
-    given = _text(told, _TIMES) or _text(response, ("created",))
+    given = _text(told, _TIMES) or _text(response, _MADE)
     if given.isdigit() and len(given) in (10, 13):
         return datetime.fromtimestamp(int(given) / (1 if len(given) == 10 else 1000), UTC).isoformat()
     return given or None

@@ -1,6 +1,7 @@
 """OTLP/JSON files: export requests, one a line (as the Collector's file exporter writes them) or in one document.
 
-A row is a request or one of its ``resourceSpans``; names may be protobuf's own (``resource_spans``) as well.
+A row is a request or one of its ``resourceSpans``; names may be protobuf's own (``resource_spans``) or
+those of before OTLP 0.15 (``instrumentationLibrarySpans``) as well.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from connectors.imports.spans import REQUEST_BYTES, attribute
 from connectors.otlp import TRACES, as_in_json
 from schemas.errors import Invalid
 
-_KEYS = {"resourceSpans", "scopeSpans", "resource_spans", "scope_spans"}
+_OLDER = {"instrumentationLibrarySpans", "instrumentation_library_spans"}
+_KEYS = {"resourceSpans", "scopeSpans", "resource_spans", "scope_spans"} | _OLDER
 
 
 def is_otlp(row: Any) -> bool:

@@ -1,8 +1,9 @@
 """Phoenix's exports as spans: rows of the spans data frame, or spans of its REST API and command line.
 
 In the first every attribute is a column (``attributes.llm.model_name``, ``context.trace_id``); in the second they are
-in ``attributes``, flat or nested. Spans as OpenTelemetry's SDK for Python prints them have the second form too. A data
-frame may also come as pandas writes it by default, one object of columns whose values are by row.
+in ``attributes``, flat or nested. Spans as OpenTelemetry's SDKs keep them have the second form too, or are brought into
+it (``connectors.imports.sdk_spans``). A data frame may also come as pandas writes it by default, one object of columns
+whose values are by row.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
+from connectors.imports.sdk_spans import is_attributes, is_javascript, plain
 from connectors.imports.spans import SpanRow, nanos, required, span_id_of, text_in, trace_id_of
 from schemas.errors import Invalid
 
@@ -24,7 +26,8 @@ def is_phoenix(row: Any) -> bool:
     if not isinstance(row, dict):
         return False
     held = cast("Values", row)
-    return "context.trace_id" in held or ("attributes" in held and isinstance(held.get("context"), dict))
+    ours = "context.trace_id" in held or ("attributes" in held and isinstance(held.get("context"), dict))
+    return ours or is_javascript(held) or is_attributes(held)
 
 
 def phoenix_spans(row: Any, agent: str) -> Iterator[SpanRow]:
@@ -35,7 +38,7 @@ def phoenix_spans(row: Any, agent: str) -> Iterator[SpanRow]:
     if not isinstance(row, dict):
         raise Invalid("not_object", "a JSON object was expected")
     for one in _rows(cast("Values", row)):
-        yield _span(one, agent)
+        yield _span(plain(one), agent)
 
 
 def _rows(row: Values) -> Iterator[Values]:
@@ -52,7 +55,7 @@ def _rows(row: Values) -> Iterator[Values]:
 def _span(row: Values, agent: str) -> SpanRow:
     held = _flat_context(row)
     trace = required(held, "context.trace_id")
-    start = nanos(held.get("start_time"), "start_time")
+    start = 0 if _is_timeless(held) else nanos(held.get("start_time"), "start_time")
     said = _attributes(held)
     status = held.get("status")
     told = cast("Values", status) if isinstance(status, dict) else {}
@@ -72,6 +75,10 @@ def _span(row: Values, agent: str) -> SpanRow:
         resource=cast("Values", shared) if isinstance(shared, dict) else {"service.name": _service(held)},
         events=tuple(_events(held)),
     )
+
+
+def _is_timeless(held: Values) -> bool:
+    return "start_time" in held and held["start_time"] is None and "end_time" not in held
 
 
 def _flat_context(row: Values) -> Values:

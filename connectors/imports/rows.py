@@ -1,11 +1,16 @@
-"""Files of JSON: one value a line, or one document that is or holds a list of values; also packed with gzip."""
+"""Files of JSON: one value a line, or documents that are or hold lists of values; also packed with gzip.
+
+Documents may follow one another, as exporters print them. A row that only names a ``file`` and has its ``content``
+stands for what is in it.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -13,6 +18,8 @@ from schemas.errors import UsageError
 
 LISTS = ("data", "spans", "traces", "items", "results")
 """Names of the list in a document that holds one."""
+
+_FILED = {"file", "content"}
 
 
 class Row(NamedTuple):
@@ -44,7 +51,8 @@ def rows_of(path: Path) -> Iterator[Row]:
         raise UsageError(f"{path} is empty")
     if _goes_on(first[1]):
         text = "".join([first[1], *(line for _, line in lines_of(path) if _ != first[0])])
-        yield from _spread(Row(f"line {first[0]}", decoded(text, path, first[0])))
+        for number, value in _documents(text, path, first[0]):
+            yield from _spread(Row(f"line {number}", value))
         return
     for number, line in (first, *lines):
         yield from _spread(Row(f"line {number}", decoded(line, path, number)))
@@ -61,10 +69,29 @@ def _goes_on(line: str) -> bool:
     return False
 
 
+def _documents(text: str, path: Path, first: int) -> Iterator[tuple[int, Any]]:
+    """The documents of a text that begins in line ``first``, one after the other, with the lines they begin in."""
+    place, end, number, decoder = 0, len(text.rstrip()), first, json.JSONDecoder()
+    while place < end:
+        start = next(n for n in range(place, end) if not text[n].isspace())
+        number += text.count("\n", place, start)
+        with _named(path, first):
+            value, place = decoder.raw_decode(text, start)
+        yield number, value
+        number += text.count("\n", start, place)
+
+
 def decoded(text: str, path: Path, number: int) -> Any:
     """What the JSON that begins in line ``number`` says. Raises UsageError naming file, line and column."""
-    try:
+    with _named(path, number):
         return json.loads(text)
+
+
+@contextmanager
+def _named(path: Path, number: int) -> Generator[None]:
+    """An error of the decoder, whose text begins in line ``number``, is one of the file."""
+    try:
+        yield
     except json.JSONDecodeError as error:
         line = number + error.lineno - 1
         raise UsageError(f"{path}, line {line}: not JSON: {error.msg} at column {error.colno}") from error
@@ -73,15 +100,21 @@ def decoded(text: str, path: Path, number: int) -> Any:
 
 
 def _spread(row: Row) -> Iterator[Row]:
-    value = row.value
-    if isinstance(value, dict):
-        held = cast("dict[str, Any]", value)
-        inner = next((held[name] for name in LISTS if isinstance(held.get(name), list)), None)
-        listed = inner if inner is not None and not held.keys() & {"id", "trace", "resourceSpans"} else None
-    else:
-        listed = value if isinstance(value, list) else None
+    listed = _listed(row.value)
     if listed is None:
         yield row
         return
-    for place, one in enumerate(cast("list[Any]", listed), 1):
+    for place, one in enumerate(listed, 1):
         yield Row(f"{row.where}, item {place}", one)
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """The list that a value is or holds; None when it is a row itself."""
+    if not isinstance(value, dict):
+        return cast("list[Any]", value) if isinstance(value, list) else None
+    held = cast("dict[str, Any]", value)
+    if held.keys() == _FILED and isinstance(held["content"], (list, dict)):
+        inner = _listed(held["content"])
+        return [held["content"]] if inner is None else inner
+    inner = next((held[name] for name in LISTS if isinstance(held.get(name), list)), None)
+    return inner if inner is not None and not held.keys() & {"id", "trace", "resourceSpans"} else None

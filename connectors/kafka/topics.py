@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Literal
 
 from confluent_kafka import KafkaError
@@ -80,13 +81,19 @@ class Described:
 
 
 def wanted(
-    settings: KafkaSettings, stages: Sequence[str], told: Sequence[str], raw: Collection[str] = RAW_STAGES
+    settings: KafkaSettings,
+    stages: Sequence[str],
+    told: Sequence[str],
+    raw: Collection[str] = RAW_STAGES,
+    kept: Mapping[str, timedelta] = MappingProxyType({}),
 ) -> tuple[Wanted, ...]:
     """Every topic that has to be there: the published ones, the quarantine, state of ``stages``, inboxes of ``told``.
 
-    ``raw``: stages whose sources are raw topics.
+    ``raw``: stages whose sources are raw topics. ``kept``: retention by topic, where it is not the topic's own.
     """
-    named: list[tuple[str, dict[str, str]]] = [(settings.topic(topic), _published(topic)) for topic in TOPICS]
+    named: list[tuple[str, dict[str, str]]] = [
+        (settings.topic(topic), _published(topic, kept.get(topic.name, topic.retention))) for topic in TOPICS
+    ]
     both = _deleted(30 * _DAY) | _compacted() | {"cleanup.policy": "compact,delete"}
     named.append((settings.topic(QUARANTINE), both))
     named += [(settings.inbox(stage), _deleted(_DAY if stage in raw else 7 * _DAY)) for stage in told]
@@ -101,8 +108,8 @@ def _common() -> dict[str, str]:
     return {"compression.type": "producer", "max.message.bytes": str(MAX_MESSAGE_BYTES)}
 
 
-def _published(topic: Topic) -> dict[str, str]:
-    return _compacted() if topic.compacted else _deleted(topic.retention)
+def _published(topic: Topic, retention: timedelta) -> dict[str, str]:
+    return _compacted() if topic.compacted else _deleted(retention)
 
 
 def _deleted(retention: timedelta) -> dict[str, str]:

@@ -38,7 +38,8 @@ _TOWN = re.compile(rf"{_WORD}(?: {_WORD}){{0,4}}")
 _SHORT = re.compile(rf"{_WORD}(?:,? (?:{_WORD}|&)){{0,6}}")
 _PROSE = re.compile(
     r"\b(?:is|are|was|were|the|and i|please|you|your|my|i|at|for|from|to|with|by|per|id|no|number|order|code|total"
-    r"|costs?|room|page|line|version|error|status|days?|hours?|minutes?|ms|items?|people|passengers?|bags?|dollars?|usd|eur)\b",
+    r"|costs?|room|page|line|version|error|status|days?|hours?|minutes?|ms|items?|people|passengers?|bags?|dollars?|usd|eur"
+    r"|soc|iso|iec|nist|rfc|pci|fips)\b",
     re.IGNORECASE,
 )
 

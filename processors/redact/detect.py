@@ -42,6 +42,7 @@ from processors.redact.policy import Custom, Policy, base_policy
 from processors.redact.rules import RULES, SECRETS, Rule
 from processors.redact.settings import RedactSettings
 from processors.redact.stock import digits_in, may_find
+from processors.redact.things import is_thing
 from schemas.errors import Invalid
 
 PIECE = 8_000
@@ -345,7 +346,7 @@ def _plausible(entities: Iterable[Any], scores: Iterable[float]) -> Iterator[Fin
             start, end = (start + edge.end(), end) if edge.start() == 0 else (start, end - len(edge.group()))
             text = text[edge.end() :] if edge.start() == 0 else text[: edge.start()]
         common = text.islower() and any(token.is_stop for token in entity)
-        if _is_name(text, entity.label_) and not common and not _begins(entity):
+        if _is_name(text, entity.label_) and not common and not is_thing(text) and not _begins(entity):
             yield Find(start, end, entity.label_, score)
 
 

@@ -156,6 +156,7 @@ class _Retention(_Section):
     turns: Days = None
     scores: Days = None
     samples: Days = None
+    datasets: Days = None
     quarantine: Annotated[int | None, Field(gt=0, le=30)] = None
 
 

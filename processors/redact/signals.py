@@ -6,8 +6,9 @@ import json
 import math
 import re
 from datetime import UTC, datetime
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
+from processors.edits import Size, distance, size
 from processors.redact.drafts import Draft, consent, scrubbed, settled_time
 from processors.redact.feedback import Around, Target, Verdict, draft_of
 from processors.stage import Message
@@ -15,6 +16,8 @@ from schemas.errors import Invalid
 from schemas.events import GivenCause, Label, RawSignal, Signal, SignalName, identity
 
 MAX_ATTRIBUTES = 64
+EDIT_DISTANCE, EDIT_SIZE = "driftwheel.edit.distance", "driftwheel.edit.size"
+"""Attributes of corrected and edited answers (``processors.edits``)."""
 
 EXPLICIT = frozenset(
     {
@@ -31,6 +34,12 @@ VALUES = {
     "accepted": 1.0, "task_complete": 1.0, "proceeded": 1.0,
 }  # fmt: skip
 """What a signal says when its producer gave no value: -1 failure to 1 success; 0 for those not listed."""
+
+EDITS: dict[str, dict[Size, float]] = {
+    "correction": {"none": 1.0, "light": -0.5, "medium": -0.75, "rewrite": -1.0},
+    "edited": {"none": 1.0, "light": -0.25, "medium": -0.5, "rewrite": -1.0},
+}
+"""The same for texts with the answer that they replace, by how far they are from it. One word is right or wrong."""
 
 WEIGHTS = {"explicit": 1.0, "implicit": 0.6}
 """How much to believe a signal whose producer gave no weight."""
@@ -59,6 +68,8 @@ def signal_of(raw: RawSignal, message: Message, tenant: str, skew: float) -> Dra
     if not session and not any(about.values()):
         raise Invalid("invalid_field", "field session_id: missing, and neither turn_id nor trace_id given")
     given = _part(body, "consent")
+    texts = {field: _text(body, field) for field in ("text", "text_before")}
+    edit = _edit(name, **texts)
     return _filled(
         body,
         raw,
@@ -70,17 +81,34 @@ def signal_of(raw: RawSignal, message: Message, tenant: str, skew: float) -> Dra
         facts={
             "name": name,
             "kind": kind,
-            "value": _number(body, "value", VALUES.get(name, 0.0), -1.0),
+            "value": _number(body, "value", edit.value, -1.0),
             "weight": _number(body, "weight", WEIGHTS[kind], 0.0),
         },
         ids={"session_id": session, **about},
         words={"source": _text(body, "source") or "user"},
-        texts={"text": _text(body, "text"), "text_before": _text(body, "text_before")},
-        attributes=_attributes(body),
+        texts=texts,
+        attributes=_attributes(body) | edit.attributes,
         store=consent(given.get("store")),
         train=consent(given.get("train")),
         evaluate=consent(given.get("evaluate")),
     )
+
+
+class _Edit(NamedTuple):
+    """What a signal says by itself, and how far its text is from the answer that it replaces, where it has both."""
+
+    value: float
+    attributes: dict[str, str]
+
+
+def _edit(name: str, text: str, text_before: str) -> _Edit:
+    value = VALUES.get(name, 0.0)
+    if name not in EDITS or not (text.strip() and text_before.strip()):
+        return _Edit(value, {})
+    part = distance(text_before, text)
+    prose = part <= 0 or all(len(one.split()) > 1 for one in (text, text_before))
+    said = {EDIT_DISTANCE: f"{part:.3f}", EDIT_SIZE: size(part)}
+    return _Edit(EDITS[name][size(part)] if prose else value, said)
 
 
 def _score(body: dict[str, Any], raw: RawSignal, message: Message, tenant: str, skew: float) -> Draft:

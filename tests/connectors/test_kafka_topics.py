@@ -29,7 +29,7 @@ from driftwheel.topics_command import groups_of, run_apply, show_lag, show_plan,
 from processors import PIPELINE
 from processors.stage import has_inbox
 from schemas.errors import Refused, Retry
-from schemas.topics import JOBS, OTLP_SPANS, SPANS, TOPICS
+from schemas.topics import JOBS, OTLP_SPANS, SPANS, TOPICS, TURNS
 from tests.brokers import Cluster
 
 DAY_MS = 86_400_000
@@ -108,6 +108,15 @@ def test_inboxes_of_the_pipeline_are_those_of_its_stages_with_state() -> None:
     assert {settings.state_topic(stage.name) for stage in PIPELINE} <= names
     kept = {topic.name: topic.config.get("retention.ms") for topic in topics_of(settings, PIPELINE)}
     assert kept[settings.inbox("redact")] == str(DAY_MS)
+
+
+def test_policies_may_ask_for_less_than_a_topics_own_time() -> None:
+    settings = KafkaSettings("x:1")
+    plain = {topic.name: topic.config for topic in topics_of(settings, PIPELINE)}
+    brief = {topic.name: topic.config for topic in topics_of(settings, PIPELINE, {"agent.turns": timedelta(days=2)})}
+    name = settings.topic(TURNS)
+    assert (plain[name]["retention.ms"], brief[name]["retention.ms"]) == (str(7 * DAY_MS), str(2 * DAY_MS))
+    assert {one for one in plain if plain[one] != brief[one]} == {name}
 
 
 # On a cluster.

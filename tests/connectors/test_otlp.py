@@ -79,6 +79,18 @@ def test_json_with_hexadecimal_ids(log: MemoryLog) -> None:
     assert stored.resource_spans[0].scope_spans[0].spans[0].trace_id.hex() == span["traceId"]
 
 
+def test_json_with_the_names_of_older_versions(log: MemoryLog) -> None:
+    spans = [{"traceId": "ab" * 16, "spanId": "cd" * 8, "name": "chat"}, {"traceId": "zz", "spanId": "cd" * 8}]
+    older = {"instrumentationLibrary": {"name": "lib"}, "spans": spans}
+    body = {"resourceSpans": [{"instrumentationLibrarySpans": [older]}, {"instrumentationLibrarySpans": "text"}]}
+    answer = client(log).post("/v1/traces", json={"resourceSpans": body["resourceSpans"][:1]})
+    assert answer.json()["partialSuccess"]["rejectedSpans"] == "1"
+    (entry,) = (one for one in log.entries if one.topic == "otlp_spans")
+    (resource,) = ExportTraceServiceRequest.FromString(entry.value).resource_spans
+    assert (resource.scope_spans[0].scope.name, resource.scope_spans[0].spans[0].name) == ("lib", "chat")
+    assert client(log).post("/v1/traces", json=body).status_code == 400
+
+
 def test_a_bad_span_does_not_take_its_neighbours_along(log: MemoryLog) -> None:
     response = client(log).post("/v1/traces", content=request(3, bad=1).SerializeToString(), headers=PROTOBUF)
     partial = ExportTraceServiceResponse.FromString(response.content).partial_success

@@ -58,6 +58,35 @@ REST = {
     "start_time": "2026-01-05T09:00:00Z", "end_time": "2026-01-05T09:00:01Z", "status": {"status_code": "OK"},
     "attributes": {"llm": {"input_messages": [{"message": {"role": "user", "content": ASK}}]}},
 }  # fmt: skip
+RESOURCE: dict[str, Any] = OTLP["resourceSpans"][0]
+OLD_SCOPE = {"instrumentationLibrary": {"name": "lib"}, "spans": RESOURCE["scopeSpans"][0]["spans"]}
+OLDER = {"resourceSpans": [{"resource": RESOURCE["resource"], "instrumentationLibrarySpans": [OLD_SCOPE]}]}
+PYTHON = {
+    "name": "chat", "context": {"trace_id": f"0x{TRACE}", "span_id": f"0x{SPAN}", "trace_state": "[]"},
+    "kind": "SpanKind.INTERNAL", "parent_id": "0xb7ad6b7169203332", "start_time": "2026-01-05T09:00:00.000000Z",
+    "end_time": "2026-01-05T09:00:01.000000Z", "status": {"status_code": "ERROR", "description": "slow"},
+    "attributes": {"openinference.span.kind": "LLM", "llm.input_messages.0.message.content": ASK}, "links": [],
+    "events": [{"name": "exception", "timestamp": "2026-01-05T09:00:00.500000Z", "attributes": {"x": 1}}],
+    "resource": {"attributes": {"service.name": "bot"}, "schema_url": ""},
+}  # fmt: skip
+JAVASCRIPT = {
+    "name": "ai.generateText", "spanContext": {"traceId": TRACE, "spanId": SPAN}, "parentSpanId": "b7ad6b7169203332",
+    "startTime": [1767603600, 5], "endTime": [1767603601, 5], "status": {"code": 2, "message": "slow"},
+    "attributes": {"ai.operationId": "ai.generateText", "ai.prompt": ASK}, "resource": {"attributes": {"a": "b"}},
+    "events": [{"name": "exception", "time": [1767603600, 500000000], "attributes": {"x": 1}}],
+}  # fmt: skip
+ATTRIBUTES = {"openinference.span.kind": "LLM", "input.value": ASK, "output.value": ANSWER}
+RESPONSE = {
+    "id": "resp_1", "object": "response", "created_at": 1767603600, "model": "m-3", "instructions": "be kind",
+    "output": [
+        {"type": "reasoning", "summary": []},
+        {"type": "function_call", "call_id": "c-1", "name": "find", "arguments": '{"q": "canteen"}'},
+        {"type": "function_call_output", "call_id": "c-1", "output": "open"},
+        {"type": "web_search_call", "id": "w-1", "action": {"query": "canteen"}},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": ANSWER}]},
+    ],
+    "usage": {"input_tokens": 9, "output_tokens": 3}, "tools": [{"type": "function", "name": "find"}],
+}  # fmt: skip
 CONVERSATION = {"conversation_id": "c-1", "messages": CHAT["messages"]}
 ROWS: dict[str, tuple[Format, Any]] = {
     "otlp": ("otlp-json", OTLP),
@@ -70,6 +99,14 @@ ROWS: dict[str, tuple[Format, Any]] = {
     "a bare trace": ("langfuse", {"id": "t", "timestamp": "2026-01-05T09:00:00Z", "sessionId": None, "input": ASK}),
     "a data frame's row": ("phoenix", FRAME),
     "a REST span": ("phoenix", REST),
+    "Python's SDK": ("phoenix", PYTHON),
+    "JavaScript's SDK": ("phoenix", JAVASCRIPT),
+    "attributes": ("phoenix", ATTRIBUTES),
+    "older otlp": ("otlp-json", OLDER),
+    "an older resource": ("otlp-json", OLDER["resourceSpans"][0]),
+    "a response": ("openai-chat", RESPONSE | {"input": ASK}),
+    "a request and its response": ("openai-chat", {"request": {"input": [{"role": "user", "content": ASK}]},
+                                                   "response": RESPONSE}),
     "a conversation": ("conversations", CONVERSATION),
 }  # fmt: skip
 
@@ -226,6 +263,72 @@ def test_phoenix_is_openinference_again(tmp_path: Path) -> None:
     assert [event.name for event in span.events] == ["exception"]
 
 
+def test_spans_of_the_sdks_are_the_same_in_either_language(tmp_path: Path) -> None:
+    for row in (PYTHON, JAVASCRIPT):
+        (span,) = spans(write(tmp_path, row), "phoenix")
+        assert (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()) == (TRACE, SPAN, SPAN[:-1] + "2")
+        assert (span.status.code, span.status.message) == (2, "slow")
+        assert (span.end_time_unix_nano - span.start_time_unix_nano) == 10**9
+        assert span.start_time_unix_nano // 10**9 == 1767603600
+        assert [(one.name, one.time_unix_nano % 10**9) for one in span.events] == [("exception", 500000000)]
+        assert ASK in said(span).values()
+
+
+def test_documents_may_follow_one_another_as_exporters_print_them(tmp_path: Path) -> None:
+    other = PYTHON | {"context": {"trace_id": f"0x{TRACE}", "span_id": "0x" + "e" * 16}}
+    printed = write(tmp_path, json.dumps(PYTHON, indent=4), json.dumps(other, indent=4), name="printed.json")
+    assert format_of(printed) == "phoenix"
+    assert spans(printed, "phoenix") == spans(write(tmp_path, PYTHON, other), "phoenix")
+    lines = json.dumps(PYTHON, indent=4).count("\n") + 1
+    broken = write(tmp_path, json.dumps(PYTHON, indent=4), '{"context": {}', name="broken.json")
+    with pytest.raises(UsageError, match=f"line {lines + 1}: not JSON"):
+        spans(broken, "phoenix")
+    wrong = write(tmp_path, json.dumps(PYTHON, indent=4), '{"context": {}}', name="wrong.json")
+    with pytest.raises(UsageError, match=f"line {lines + 1}: no field 'context.trace_id'"):
+        spans(wrong, "phoenix")
+
+
+def test_files_within_a_file_and_attributes_alone(tmp_path: Path) -> None:
+    held = {"a.json": ATTRIBUTES, "b.json": [JAVASCRIPT, PYTHON]}
+    path = write(tmp_path, *({"file": name, "content": content} for name, content in held.items()))
+    assert format_of(path) == "phoenix"
+    bare, *rest = spans(path, "phoenix")
+    assert rest == spans(write(tmp_path, JAVASCRIPT, PYTHON), "phoenix")
+    assert (said(bare)["input.value"], bare.start_time_unix_nano, bare.end_time_unix_nano) == (ASK, 0, 0)
+    assert bare.trace_id != spans(write(tmp_path, ATTRIBUTES | {"input.value": "?"}), "phoenix")[0].trace_id
+
+
+def test_recorded_fixtures_of_instrumentations_are_taken(shared_data: Path) -> None:
+    path = shared_data / "otel_traces" / "openinference_fixture_spans.jsonl.gz"
+    assert format_of(path) == "phoenix"
+    made = spans(path, "phoenix")
+    assert len(made) == 25
+    assert len({(span.trace_id, span.span_id) for span in made}) == 15, "ten spans stand in the file twice"
+
+
+def test_older_otlp_is_read_as_it_is_named_today(tmp_path: Path) -> None:
+    (old,), (new,) = spans(write(tmp_path, OLDER), "otlp-json"), spans(write(tmp_path, OTLP), "otlp-json")
+    assert old == new
+    (request,) = requests(write(tmp_path, OLDER), "otlp-json")
+    assert request.resource_spans[0].scope_spans[0].scope.name == "lib"
+
+
+def test_a_response_is_a_conversation(tmp_path: Path) -> None:
+    for row in (RESPONSE | {"input": ASK}, {"request": {"body": {"input": ASK}}, "response": {"body": RESPONSE}}):
+        root, find, search, chat = spans(write(tmp_path, row), "openai-chat")
+        numbers = {one.key: one.value.int_value for one in chat.attributes}
+        assert ASK in said(root)["gen_ai.input.messages"]
+        assert ANSWER in said(root)["gen_ai.output.messages"]
+        assert [said(one)["gen_ai.tool.name"] for one in (find, search)] == ["find", "web_search"]
+        assert said(find)["gen_ai.tool.call.result"] == "open"
+        assert (numbers["gen_ai.usage.input_tokens"], numbers["gen_ai.usage.output_tokens"]) == (9, 3)
+        assert said(root)["gen_ai.response.model"] == "m-3"
+        assert root.start_time_unix_nano // 10**9 in range(1767603600, 1767603660)
+    message = {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "I may not"}]}
+    refused = RESPONSE | {"input": ASK, "output": [message]}
+    assert "I may not" in said(spans(write(tmp_path, refused), "openai-chat")[0])["gen_ai.output.messages"]
+
+
 SECRET = "mia.li@example.com"
 
 
@@ -241,6 +344,10 @@ SECRET = "mia.li@example.com"
         ("otlp-json", [OTLP, {"spans": SECRET}], "line 2: expected an object with resourceSpans"),
         ("otlp-json", [{"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": SECRET}]}]}]}], "traceId: must be 16"),
         ("otlp-json", [{"resourceSpans": SECRET}], "line 1: resourceSpans"),
+        ("phoenix", [JAVASCRIPT | {"startTime": [SECRET]}], r"line 1: startTime: not \[seconds, nanoseconds\]"),
+        ("openai-chat", [RESPONSE | {"input": {"a": SECRET}, "output": [{"type": SECRET}]}], "messages|input"),
+        ("openai-chat", [RESPONSE | {"input": [SECRET]}], r"line 1: input\[0\]: an object"),
+        ("openai-chat", [RESPONSE | {"output": [{"type": "message", "content": SECRET}]}], r"output\[0\]: no role"),
         ("openai-chat", [CHAT, {"messages": [{"content": SECRET}]}], r"line 2: messages\[0\]: no role"),
         ("openai-chat", [CHAT, {"messages": SECRET}], "line 2: messages: must be a list"),
         ("openai-chat", [CHAT, '{"messages": ["' + SECRET], "line 2: not JSON"),

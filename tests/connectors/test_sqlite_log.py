@@ -199,6 +199,13 @@ def test_a_full_disk_is_a_reject_and_nothing_is_half_written(reopen: Open) -> No
     assert log.scan(SPANS)[-1].offset == taken
 
 
+def test_a_topic_may_be_kept_for_less_than_its_own_time(reopen: Open) -> None:
+    log = reopen()
+    log.append([entry(topic, 0) for topic in (SPANS, OTLP_SPANS)])
+    log.trim(T0 + timedelta(hours=3), {SPANS.name: timedelta(hours=2)})
+    assert (log.scan(SPANS), len(log.scan(OTLP_SPANS))) == ([], 1)
+
+
 def test_retention_drops_what_is_old_and_says_what_nobody_had_read(reopen: Open) -> None:
     log = reopen()
     for name in ("quick", "slow"):

@@ -23,6 +23,7 @@ from driftwheel.erasure import ErasureRunner, Erasures
 from driftwheel.erasure_kafka import KafkaTopics
 from driftwheel.erasure_places import DatasetFiles, EmbeddedLog, QuarantinedPayloads
 from driftwheel.library import StoreLibrary
+from driftwheel.retention import DatasetRetention
 from processors import PIPELINE
 from processors.redact import Redact
 from processors.redact.settings import subject_hash, tenant_key
@@ -350,3 +351,50 @@ def test_on_kafka_labels_get_tombstones_and_the_rest_a_date(bench: Bench) -> Non
         if topic.record and not topic.raw and topic.record.model_fields.keys() & {"session_id"}
     }
     assert people <= set(done["waiting"])
+
+
+def test_files_of_old_datasets_are_emptied_unless_their_model_is_live(bench: Bench) -> None:
+    version = bench.learn()
+    files = bench.nemo.files[bench.files_of(version.dataset_id)]
+
+    def applied(days: int | None) -> tuple[bool, int]:
+        DatasetRetention(bench.store, bench.log, lambda: bench.nemo, {bench.tenant: days}.get, bench.clock).apply()
+        bench.run()
+        [now] = bench.store.named("dataset_versions", tenant=bench.tenant, datasets=[version.dataset_id])
+        return b"question of" in b"".join(files.values()), now["erased"]
+
+    bench.now = START + timedelta(days=9)
+    assert applied(8) == (True, 0), "its model is live"
+    other = {"event_id": "d2", "release_id": "r2", "job_id": "j2", "candidate": "m2", "incumbent": "m1"}
+    where = {"tenant": bench.tenant, "agent": AGENT, "event_time": START + timedelta(days=1)}
+    bench.append(Deployment.model_validate({**where, **other, "state": "live", "weight": 1, "reason": ""}))
+    bench.run()
+    assert applied(None) == applied(10) == (True, 0)
+    bench.nemo.away = True
+    with pytest.raises(Retry, match="NeMo"):
+        applied(8)
+    bench.nemo.away = False
+    assert applied(8) == (False, version.rows)
+    [row] = bench.store.named("dataset_versions", tenant=bench.tenant, datasets=[version.dataset_id])
+    assert (row["rows"], row["samples"], row["subjects"]) == (version.rows, [], [])
+    before = bench.log.stats()
+    assert applied(8) == (False, version.rows)
+    assert bench.log.stats()["entries.flywheel.datasets"] == before["entries.flywheel.datasets"], "once is enough"
+
+
+def test_datasets_of_jobs_under_way_keep_their_rows(bench: Bench) -> None:
+    version = bench.learn()
+    where = {"tenant": bench.tenant, "agent": AGENT, "event_time": START + timedelta(days=1), "job_id": "j3"}
+    moved = {"candidate": "m2", "state": "live", "weight": 1, "reason": "", "release_id": "r2", "incumbent": "m1"}
+    job = {"trigger_id": "t3", "state": "running", "dataset_id": version.dataset_id}
+    bench.append(
+        Deployment.model_validate({**where, **moved, "event_id": "d2"}),
+        Job.model_validate({**where, **job, "event_id": "j3"}),
+    )
+    bench.run()
+    old = {"before": START + timedelta(days=99)}
+    assert not [one for one in bench.store.named("old_datasets", **old) if one["tenant"] == bench.tenant]
+    later = where | {"event_time": START + timedelta(days=2)}
+    bench.append(Job.model_validate({**later, **job, "event_id": "j3x", "state": "refused"}))
+    bench.run()
+    assert [one for one in bench.store.named("old_datasets", **old) if one["tenant"] == bench.tenant]

@@ -13,9 +13,10 @@ from connectors.clickhouse.store import Store
 from connectors.clickhouse.tables import TABLES
 from connectors.quarantine import Quarantine
 from driftwheel.config import load
-from driftwheel.retention import Retention, quarantine_days, retention_of
-from processors.redact.policy import read_policy
+from driftwheel.retention import Retention, quarantine_days, retention_of, topics_kept
+from processors.redact.policy import policies_of, read_policy
 from schemas.errors import UsageError
+from schemas.topics import CLUSTERS, FAILURES, SPANS, TURNS
 from tests.connectors.clickhouse.records import NOW, count, label, ledger_entry, sample, span, sums
 from tests.store import settings
 from tests.store import temporary_store as _temporary
@@ -46,6 +47,22 @@ def test_policies_say_days_by_class(policies: Path) -> None:
     (policies / "long.toml").write_text("[retention]\nquarantine = 31\n")
     with pytest.raises(UsageError, match=r"retention\.quarantine"):
         read_policy(policies / "long.toml")
+
+
+def test_topics_keep_the_longest_that_any_tenant_wants(policies: Path) -> None:
+    config = load(stages={"redact": {"policies": str(policies)}})
+    assert topics_kept(config) == {}, "brief wants spans for a day, and everybody else for as long as the topic"
+    (policies / "default.toml").write_text("[retention]\nspans = 3\nturns = 2\nsamples = 40\ndatasets = 1\n")
+    (policies / "long.toml").write_text("[retention]\nspans = 5\nturns = 30\nscores = 4\n")
+    policies_of.cache_clear()
+    assert topics_kept(config) == {SPANS.name: timedelta(days=5)}
+    (policies / "long.toml").unlink()
+    (policies / "brief.toml").unlink()
+    policies_of.cache_clear()
+    kept = {SPANS: 3, TURNS: 2, FAILURES: 2, CLUSTERS: 2}
+    assert topics_kept(config) == {topic.name: timedelta(days=days) for topic, days in kept.items()}
+    assert all(timedelta(days=days) < topic.retention for topic, days in kept.items())
+    assert topics_kept(load()) == {}
 
 
 def test_a_tenants_rows_go_when_its_policy_says_and_the_ledger_stays_even(plain: Store) -> None:

@@ -105,7 +105,9 @@ def test_a_rating_waits_for_its_session_and_teaches_once_with_its_last_word() ->
     assert bench.lessons == 1
 
 
-@pytest.mark.parametrize(("value", "failed"), [("it", 0), ("IT!", 0), ("hr", 1), ("pass", 0), ("Fail", 1)])
+@pytest.mark.parametrize(
+    ("value", "failed"), [("it", 0), ("IT!", 0), ("hr", 1), ("the IT department", 1), ("pass", 0), ("Fail", 1)]
+)
 @pytest.mark.parametrize("early", [False, True])
 def test_a_label_teaches_at_once_whichever_comes_first(value: str, failed: int, early: bool) -> None:
     bench, one = Bench(), drawn(1)

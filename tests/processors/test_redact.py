@@ -251,6 +251,37 @@ def test_signal_defaults(name: str, value: float, weight: float) -> None:
     assert (found.value, found.weight) == (value, weight)
 
 
+LONG = "The canteen is open until three on weekdays and closed on Sundays, ask the desk for the menu."
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "size", "value"),
+    [
+        ("edited", LONG, LONG + " ", "none", 1.0),
+        ("edited", LONG, LONG.replace("three", "four"), "light", -0.25),
+        ("edited", LONG, LONG[:60], "medium", -0.5),
+        ("edited", LONG, "No idea, sorry.", "rewrite", -1.0),
+        ("correction", LONG, LONG.replace("three", "four"), "light", -0.5),
+        ("correction", LONG, "No idea, sorry.", "rewrite", -1.0),
+        ("correction", "it_help", "hr_help", "medium", -1.0),
+        ("edited", "it_help", "hr_help", "medium", -0.5),
+    ],
+)
+def test_how_much_was_edited_is_told_and_weighed(name: str, before: str, after: str, size: str, value: float) -> None:
+    body = {"name": name, "session_id": "s1", "text": after, "text_before": before}
+    (found,) = redacted(signal_message(body))
+    assert isinstance(found, Signal)
+    assert (found.attributes["driftwheel.edit.size"], found.value) == (size, value)
+    assert 0 <= float(found.attributes["driftwheel.edit.distance"]) <= 1
+    (told,) = redacted(signal_message(body | {"value": -0.1}))
+    assert isinstance(told, Signal)
+    assert told.value == -0.1, "what the producer says goes first"
+    for missing in ("text", "text_before"):
+        (half,) = redacted(signal_message(body | {missing: ""}))
+        assert isinstance(half, Signal)
+        assert (half.value, half.attributes) == (-0.5 if name == "edited" else -1, {})
+
+
 def test_placeholders_that_a_text_has_already_stay() -> None:
     (found,) = redacted(signal_message(RATING | {"text": "call <PERSON_12> about <ORGANIZATION_4071>"}))
     assert isinstance(found, Signal)

@@ -58,6 +58,8 @@ FOUND = [
     ("Thanks, Fatoumata", "Fatoumata"),
     ("passenger=Lars Mikkelsen;seat=12A", "Lars Mikkelsen"),
     ("I work for Thornbury & Sons", "Thornbury & Sons"),
+    ("please ask Max Sizemore about the batch size", "Max Sizemore"),
+    ("Deliver to Isolde Park 4, Kristiansund, Norway 65101", "Isolde Park 4"),
 ]
 HARMLESS = [
     "On 2026-03-01 we shipped 1200 units.",
@@ -77,6 +79,18 @@ HARMLESS = [
     "the tax rate is 19 and insurance costs 120",
     "12345678A is a part of the machine",
     "JM1BL1SF5A1134560 is no number of a car",
+    "Accuracy: 0.93 on the held-out set",
+    '{"Accuracy": 0.93, "Size": 12}',
+    "| Accuracy | Size |",
+    "Size: Large",
+    "Batch Size = 32",
+    "Max Tokens: 1024",
+    "Width: 20 cm",
+    "SOC 2 Type II report",
+    "HIPAA, SOC 2, ISO 27001",
+    "Done, see SOC 2 controls CC6.1",
+    "Please run npm install first",
+    "npm ERR! code ENOENT",
 ]
 
 
