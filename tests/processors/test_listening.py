@@ -22,7 +22,7 @@ from tests.world import START, message, score, span
 class Meaning:
     """A measure that knows which texts mean the same."""
 
-    name, meaning, at = "stub", True, 0.6
+    name, meaning, at, apart = "stub", True, 0.6, 0.3
 
     def __init__(self, *alike: tuple[str, str], other: float = 0.1) -> None:
         self._alike, self._other = {*alike, *((two, one) for one, two in alike)}, other
