@@ -14,7 +14,7 @@ from benchmarks.chaos.processes import Child, Fleet
 from benchmarks.chaos.senders import Poison
 from tests.cluster import Cluster
 
-CRASHING = ("redact", "assemble", "score", "attribute", "detect_drift", "curate", "learn")
+CRASHING = ("redact", "assemble", "score", "attribute", "cluster", "detect_drift", "curate", "learn")
 DOWN = (0.5, 6.0)
 """Seconds for which a worker or a broker is away, from and to."""
 

@@ -32,7 +32,9 @@ from schemas.errors import Retry
 from schemas.topics import TOPICS
 from tests.cluster import Cluster
 
-FRONT, BACK = ("redact",), ("assemble", "score", "attribute", "detect_drift", "curate", "learn", "plan")
+FRONT, BACK = ("redact",), (
+    "assemble", "score", "attribute", "cluster", "detect_drift", "curate", "learn", "plan",
+)  # fmt: skip
 QUIET_SECONDS = 10.0
 PATIENCE_SECONDS = 300.0
 EXPECTED = ("killed", "stopped", "not live")

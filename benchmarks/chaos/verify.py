@@ -23,15 +23,19 @@ from benchmarks.chaos.topics import Topics
 from benchmarks.chaos.truth import Accepted, Truth, accepted
 from connectors.clickhouse.store import Store, StoreSettings
 from connectors.kafka.settings import KafkaSettings
+from driftwheel.config import load
+from driftwheel.pipeline import build_stage
 from processors import PIPELINE
 from processors.assemble import AssembleSettings
 from processors.attribute import AttributeSettings
 from processors.calibrating import p_failure
+from processors.cluster import Cluster
 from processors.detect_drift import DetectDrift
 from processors.score import RULES, ScoreSettings, rules_p_failure, scorer_of
+from processors.sessions import unpack
 from processors.stage import Event
 from processors.state import KeyState
-from schemas.events import Calibration, Deployment, Outcome, Record, Signal, Span, Turn
+from schemas.events import Calibration, Deployment, Failure, Outcome, Record, Signal, Span, Turn
 
 SHOWN = 5
 """So many ids of a difference are written down."""
@@ -277,6 +281,7 @@ def check_counters(case: Case) -> None:
     _count_spans(case)
     _count_sessions(case)
     _count_lessons(case)
+    _count_failures(case)
 
 
 def _wrong(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -298,7 +303,7 @@ def _count_turns(case: Case) -> None:
 def _count_revisions(case: Case) -> None:
     """attribute: revisions of a turn's verdict; every one of them is stored, and each session has one value."""
     state, _ = case.topics.state("attribute")
-    found = {turn: t["revision"] + 1 for one in state.values() for turn, t in one.data.get("turns", {}).items()}
+    found = {turn["turn_id"]: turn["revision"] + 1 for one in state.values() if one.data for turn in unpack(one.data)}
     rows = case.store.select("SELECT turn_id, toInt64(count()) FROM outcomes FINAL GROUP BY turn_id").rows
     case.findings.note("counter attribute.revision", _wrong(dict(map(tuple, rows)), found))  # type: ignore[arg-type]
     values = case.store.select(
@@ -373,6 +378,24 @@ def _count_lessons(case: Case) -> None:
     }
     case.findings.note("counter learn.lessons", _wrong({key: len(turns) for key, turns in rated.items()}, found))
     case.findings.facts["learn.lessons"] = sum(found.values())
+
+
+def _count_failures(case: Case) -> None:
+    """cluster: its state is that of a replay of its topic, and every failed turn has a cluster."""
+    stage, replayed, failed = build_stage(Cluster, load()), dict[str, KeyState](), set[str]()
+    seen: set[str] = set()
+    for found, record in case.topics.records("flywheel.failures"):
+        failed.add(cast("Failure", record).turn_id)
+        if record.event_id not in seen:
+            seen.add(record.event_id)
+            event = Event(stage.key(record), record.event_id, str(found.offset), record)
+            list(stage.step(event, replayed.setdefault(event.key, KeyState())))
+    clustered = case.column("SELECT turn_id FROM clusters_current WHERE turn_id != ''")
+    case.findings.same("clustered turns", failed, set(clustered))
+    case.findings.note("doubled clustered turns", _twice(clustered))
+    held = {key: one.data for key, one in case.topics.state("cluster")[0].items() if one.data}
+    case.findings.note("counter cluster", _wrong({key: one.data for key, one in replayed.items()}, held))
+    case.findings.facts["clustered turns"] = len(clustered)
 
 
 def check_positions(case: Case) -> None:
