@@ -119,8 +119,9 @@ def test_what_never_comes_again_ends_the_process(
 
 def test_what_takes_longer_is_done_less_often(tmp_path: Path) -> None:
     came = [arrival(offset, offset) for offset in range(10, 16)]
-    slow, _ = run(came, tmp_path, set(range(10, 16)), wait=3.0, linger=5.0, seconds=0.2)
-    quick, _ = run(came, tmp_path, set(range(10, 16)), linger=5.0)
+    many = [arrival(offset, offset) for offset in range(10, 40)]
+    slow, _ = run(came, tmp_path, set(range(10, 16)), wait=6.0, linger=5.0, seconds=0.2)
+    quick, _ = run(many, tmp_path, set(range(10, 40)), linger=5.0)
     assert slow.batches == [[10], [11, 12, 13, 14, 15]]
     assert len(quick.batches) > 2
 
