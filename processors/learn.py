@@ -214,13 +214,11 @@ class Learn(Stage):
             lesson.time // _DAY, failed, lesson.propensity, self._settings.audit, by_lot=lesson.by_lot
         )
         data["audited"] += lesson.by_lot
-        if failed and cause:
-            causes = cause_model.load(data["causes"])
-            cause_model.learn(causes, _case(lesson), cause)
-            data["causes"] = cause_model.dump(causes)
-        self._learn(data, lesson, failed, weight, audit)
+        self._learn(data, lesson, failed, weight, audit, cause)
 
-    def _learn(self, data: dict[str, Any], lesson: _Lesson, failed: bool, weight: float, audit: Audit) -> None:
+    def _learn(
+        self, data: dict[str, Any], lesson: _Lesson, failed: bool, weight: float, audit: Audit, cause: GivenCause = ""
+    ) -> None:
         data["audit"] = audit.dump()
         fusion, weights = Fusion(data["fusion"], self._settings.fusion), Weights.load(data["weights"])
         model = fusion.model()
@@ -229,10 +227,7 @@ class Learn(Stage):
             features = with_category(features, lesson.category, model)
         self._note(data, lesson, Foretold(p_failure(features, model), failed, weight))
         fusion.learn(features, lesson.category, failed, weight)
-        if not failed and "retrieval" in features:
-            causes = cause_model.load(data["causes"])
-            cause_model.see(causes, features["retrieval"])
-            data["causes"] = cause_model.dump(causes)
+        _learn_cause(data, lesson, failed, cause)
         weights.learn(lesson.signals, failed, weight, self._settings.weighing)
         data.update(fusion=fusion.body, weights=weights.dump(), since=data["since"] + 1)
 
@@ -305,6 +300,18 @@ def _opened(state: KeyState) -> dict[str, Any]:
             taught={}, windows={}, fusion=None, causes="", weights=Weights().dump(), audit=Audit().dump(),
         )  # fmt: skip
     return state.data
+
+
+def _learn_cause(data: dict[str, Any], lesson: _Lesson, failed: bool, cause: GivenCause) -> None:
+    """A failure teaches the cause that was named, a success which retrieval scores are usual."""
+    causes = cause_model.load(data["causes"])
+    if failed and cause:
+        cause_model.learn(causes, _case(lesson), cause)
+    elif not failed and "retrieval" in lesson.features:
+        cause_model.see(causes, lesson.features["retrieval"])
+    else:
+        return
+    data["causes"] = cause_model.dump(causes)
 
 
 def _case(lesson: _Lesson) -> Case:
