@@ -80,6 +80,7 @@ class Store:
             "insert_deduplication_token": _digest(values),
             "async_insert": 0,
             "max_partitions_per_insert_block": 0,
+            "max_threads": 1,  # a batch is small: to share it out costs more than it saves
         }
         try:
             with self._lock, temporary_files_in(self._scratch):
