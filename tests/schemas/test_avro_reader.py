@@ -212,6 +212,11 @@ def test_numbers_of_ten_bytes_are_left_to_others(count: int) -> None:
     assert codec.decode(codec.encode(made)) == made
 
 
+def test_a_number_without_an_end_is_not_read_to_the_end() -> None:
+    with pytest.raises(UNSURE):
+        reader(LedgerEntry)(b"\x80" * (8 << 20), 0)  # for hours, if it were
+
+
 def test_who_is_invalid_is_told_so_as_before() -> None:
     data = codec.encode(example(RECORDS[1]))
     with pytest.raises(Invalid, match="Span") as caught:
