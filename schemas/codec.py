@@ -17,7 +17,7 @@ from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, fingerprint, parse_schema, to_parsing_canonical_form
 from pydantic import ValidationError
 
-from schemas import avro_writer, released
+from schemas import avro_reader, avro_writer, released
 from schemas.avro_schema import path_of
 from schemas.compatibility import problems
 from schemas.errors import Invalid
@@ -151,8 +151,20 @@ def decode(data: bytes, expected: type[Record] | None = None) -> Record:
     if expected is not None and record is not expected:
         raise Invalid("wrong_record", f"holds a {record.__name__}, the topic carries {expected.__name__}")
     try:
-        schema = schema_of(record)
-        body: Any = fastavro.schemaless_reader(io.BytesIO(data[HEADER:]), schema, None)
+        return _reader(record)(data, HEADER)
+    except avro_reader.UNSURE:
+        return _judged(record, data)
+
+
+@cache
+def _reader(record: type[Record]) -> avro_reader.Reader:
+    return avro_reader.reader(record)
+
+
+def _judged(record: type[Record], data: bytes) -> Record:
+    """The record in ``data`` if it is one after all. Invalid says what is wrong with it."""
+    try:
+        body: Any = fastavro.schemaless_reader(io.BytesIO(data[HEADER:]), schema_of(record), None)
     except _DAMAGE as error:
         raise Invalid("damaged_record", f"{record.__name__}: {error}") from error
     return validate(record, body)
