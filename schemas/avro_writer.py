@@ -24,9 +24,9 @@ def writer(schema: Any) -> Writer:
 
     Half of a character becomes '?'. The writer raises OverflowError for a number of more than 64 bits.
     """
-    code = _Code()
+    code = Code("def write(v, a):")
     _write(code, schema, "v")
-    return code.compiled()
+    return code.compiled("write", _NAMES)
 
 
 def long_bytes(value: int) -> bytes:
@@ -58,14 +58,18 @@ _NAMES: dict[str, Any] = {
 }  # fmt: skip
 
 
-class _Code:
-    """The lines of a writer: it is given ``v``, its pieces go to ``a``; ``fresh`` gives names not used yet."""
+class Code:
+    """The lines of a function with the given head; ``fresh`` gives names not used yet.
 
-    def __init__(self) -> None:
-        self._lines = ["def write(v, a):"]
+    A writer is given ``v``, and its pieces go to ``a``.
+    """
+
+    def __init__(self, head: str) -> None:
+        self._lines = [head]
         self._depth, self._names = 1, 0
 
     def add(self, *lines: str) -> None:
+        """Lines at the present depth."""
         self._lines += [" " * self._depth + line for line in lines]
 
     def inside(self, head: str, more: Callable[[], None]) -> None:
@@ -76,16 +80,18 @@ class _Code:
         self._depth -= 1
 
     def fresh(self) -> str:
+        """A name of its own."""
         self._names += 1
         return f"v{self._names}"
 
-    def compiled(self) -> Writer:
+    def compiled(self, name: str, names: dict[str, Any]) -> Any:
+        """The function called ``name``, which may use ``names``."""
         made: dict[str, Any] = {}
-        exec("\n".join(self._lines), _NAMES, made)  # noqa: S102  # made of the schemas that ship with the product
-        return made["write"]
+        exec("\n".join(self._lines), names, made)  # noqa: S102  # made of the schemas that ship with the product
+        return made[name]
 
 
-def _write(code: _Code, schema: Any, value: str) -> None:
+def _write(code: Code, schema: Any, value: str) -> None:
     """Code that writes what the expression ``value`` gives."""
     kind = "union" if isinstance(schema, list) else schema
     if isinstance(schema, dict):
@@ -95,40 +101,40 @@ def _write(code: _Code, schema: Any, value: str) -> None:
     _KINDS[kind](code, schema, value)
 
 
-def _long(code: _Code, _: Any, value: str) -> None:
+def _long(code: Code, _: Any, value: str) -> None:
     code.add(f"n = {value}", f"a(small[n] if 0 <= n < {_SMALL} else long_bytes(n))")
 
 
-def _string(code: _Code, _: Any, value: str) -> None:
+def _string(code: Code, _: Any, value: str) -> None:
     code.add(f"e = {value}.encode('utf-8', 'replace')")
     _long(code, _, "len(e)")
     code.add("a(e)")
 
 
-def _time(code: _Code, _: Any, value: str) -> None:
+def _time(code: Code, _: Any, value: str) -> None:
     code.add(f"a(long_bytes(micros_of({value})))")
 
 
-def _double(code: _Code, _: Any, value: str) -> None:
+def _double(code: Code, _: Any, value: str) -> None:
     code.add(f"a(double_bytes({value}))")
 
 
-def _boolean(code: _Code, _: Any, value: str) -> None:
+def _boolean(code: Code, _: Any, value: str) -> None:
     code.add(f"a(b'\\x01' if {value} else b'\\x00')")
 
 
-def _record(code: _Code, schema: Any, value: str) -> None:
+def _record(code: Code, schema: Any, value: str) -> None:
     held = code.fresh()
     code.add(f"{held} = {value}.__dict__")
     for one in schema["fields"]:
         _write(code, one["type"], f"{held}[{one['name']!r}]")
 
 
-def _array(code: _Code, schema: Any, value: str) -> None:
+def _array(code: Code, schema: Any, value: str) -> None:
     _items(code, value, value, lambda item: _write(code, schema["items"], item))
 
 
-def _map(code: _Code, schema: Any, value: str) -> None:
+def _map(code: Code, schema: Any, value: str) -> None:
     def write(item: str) -> None:
         _string(code, None, f"{item}[0]")
         _write(code, schema["values"], f"{item}[1]")
@@ -136,7 +142,7 @@ def _map(code: _Code, schema: Any, value: str) -> None:
     _items(code, value, f"{value}.items()", write)
 
 
-def _items(code: _Code, value: str, items: str, write: Callable[[str], None]) -> None:
+def _items(code: Code, value: str, items: str, write: Callable[[str], None]) -> None:
     item = code.fresh()
 
     def block() -> None:
@@ -147,7 +153,7 @@ def _items(code: _Code, value: str, items: str, write: Callable[[str], None]) ->
     code.add("a(b'\\x00')")
 
 
-def _union(code: _Code, schema: Any, value: str) -> None:
+def _union(code: Code, schema: Any, value: str) -> None:
     if schema[0] != "null" or len(schema) != 2:  # null and another
         raise TypeError(f"no code for the Avro union {schema}")
 
@@ -159,7 +165,7 @@ def _union(code: _Code, schema: Any, value: str) -> None:
     code.inside("else:", there)
 
 
-_KINDS: dict[Any, Callable[[_Code, Any, str], None]] = {
+_KINDS: dict[Any, Callable[[Code, Any, str], None]] = {
     "string": _string, "long": _long, "timestamp-micros": _time, "double": _double, "boolean": _boolean,
     "record": _record, "array": _array, "map": _map, "union": _union,
 }  # fmt: skip

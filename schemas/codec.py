@@ -17,7 +17,7 @@ from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, fingerprint, parse_schema, to_parsing_canonical_form
 from pydantic import ValidationError
 
-from schemas import avro_writer, released
+from schemas import avro_reader, avro_writer, released
 from schemas.avro_schema import path_of
 from schemas.compatibility import problems
 from schemas.errors import Invalid
@@ -151,11 +151,22 @@ def decode(data: bytes, expected: type[Record] | None = None) -> Record:
     if expected is not None and record is not expected:
         raise Invalid("wrong_record", f"holds a {record.__name__}, the topic carries {expected.__name__}")
     try:
-        schema = schema_of(record)
-        body: Any = fastavro.schemaless_reader(io.BytesIO(data[HEADER:]), schema, None)
+        body = _reader(record)(data, HEADER)
+    except avro_reader.GIVES_UP:
+        body = _by_fastavro(data, record)
+    return validate(record, body)
+
+
+@cache
+def _reader(record: type[Record]) -> avro_reader.Reader:
+    return avro_reader.reader(schema_of(record))
+
+
+def _by_fastavro(data: bytes, record: type[Record]) -> Any:
+    try:
+        return fastavro.schemaless_reader(io.BytesIO(data[HEADER:]), schema_of(record), None)
     except _DAMAGE as error:
         raise Invalid("damaged_record", f"{record.__name__}: {error}") from error
-    return validate(record, body)
 
 
 def validate(record: type[R], body: Any) -> R:
