@@ -102,7 +102,7 @@ class Assemble(Stage):
         data.update(tenant=span.tenant, closed=False, quiet=False)
         heard = span.received_time if span.received_time > EPOCH else span.event_time
         data["last"] = max(data["last"], micros(heard))
-        if _short(span.trace_id) not in data["gone"]:
+        if not (data["gone"] and _short(span.trace_id) in data["gone"]):
             yield from self._keep(data, span)
         state.due = self._next_due(data)
 

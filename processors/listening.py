@@ -116,11 +116,12 @@ class Listener:
     def changed(self, data: dict[str, Any]) -> Iterator[Signal]:
         """Signals and retractions after a turn or an act was remembered."""
         turns: list[Brief] = data["turns"]
+        gap = seconds(self._gap)
         for place, now in enumerate(turns):
             before = turns[place - 1] if place else None
             if before is None and data["dropped"]:
                 continue
-            linked = before is not None and now["start"] - before["end"] <= seconds(self._gap)
+            linked = before is not None and now["start"] - before["end"] <= gap
             pair = _pair(before if linked else None, now)
             if now["pair"] != pair:
                 now["pair"] = pair
@@ -128,7 +129,7 @@ class Listener:
                 yield from _settle(data, now, wanted | _stopped(now), now["start"])
         for before, now in pairwise(turns):
             silent = now["start"] - before["end"]
-            yield from self._leave(data, before, silent > seconds(self._gap), now["start"])
+            yield from self._leave(data, before, silent > gap, now["start"])
         for one in data["acts"]:
             yield from _settle(data, one, _taken_over(turns, one), one["start"])
 

@@ -68,8 +68,9 @@ def unpack(data: dict[str, Any]) -> list[Held]:
 
 
 def _unpacked(data: dict[str, Any], turn_id: str) -> Held:
-    turn: Held = {"features": {}, "shown": {}}
-    turn.update(zip(FIELDS, (turn_id, *data["turns"][turn_id]), strict=False))
+    turn: Held = dict(zip(FIELDS, (turn_id, *data["turns"][turn_id]), strict=False))
+    turn.setdefault("features", {})
+    turn.setdefault("shown", {})
     names = data["names"]
     for name in NAMED:
         turn[name] = names[turn[name]]

@@ -23,6 +23,7 @@ _KEPT = (
 )  # fmt: skip
 _SELDOM = ("cost", "prompt_name", "prompt_version", "called_tools", "estimates")
 """Kept where they say something."""
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 _EMPTY: Node = {
     "session_id": "", "parent_span_id": "", "status": "ok", "status_message": "", "model": "", "model_version": "",
     "tool_name": "", "category": "", "input_tokens": 0, "output_tokens": 0, "consent_train": True,
@@ -49,27 +50,26 @@ _NUMBERS = ("logprob_top1", "logprob_top2", "retrieval_score")
 
 def node_of(span: Span) -> Node:
     """What state keeps of a span: of one that stands for no turn, no text, and nothing that is asked of roots alone."""
-    node: Node = {name: getattr(span, name) for name in _KEPT}
-    node |= {name: value for name in _SELDOM if (value := getattr(span, name)) not in (None, "", [], {})}
+    facts = vars(span)
+    node: Node = {name: facts[name] for name in _KEPT}
+    for name in _SELDOM:
+        if (value := facts[name]) not in _NOTHING:
+            node[name] = value
     for name in _NUMBERS:
-        value = getattr(span, name)
+        value = facts[name]
         node[name] = value if value is not None and math.isfinite(value) else None
-    texts, seen = span.kind in _TEXT_KINDS, seen_of(span)
-    start = micros(span.event_time)
+    texts, start = span.kind in _TEXT_KINDS, micros(span.event_time)
+    node["input"], node["output"] = (span.input, span.output) if texts else ("", "")
+    node["redaction"] = span.redaction.model_dump() if texts and (span.input or span.output) else {}
+    node["start"] = start
+    node["end"] = start + max(span.duration_us, 0) if texts else 0
+    node["received"] = micros(span.received_time) if texts else 0
     if not texts:
         node |= {"input_tokens": 0, "output_tokens": 0, "status_message": span.status_message[:_MESSAGE]}
-    return (
-        node
-        | {
-            "input": span.input if texts else "",
-            "output": span.output if texts else "",
-            "redaction": span.redaction.model_dump() if texts and (span.input or span.output) else {},
-            "start": start,
-            "end": start + max(span.duration_us, 0) if texts else 0,
-            "received": micros(span.received_time) if texts else 0,
-        }
-        | ({"seen": seen} if seen else {})
-    )
+    seen = seen_of(span)
+    if seen:
+        node["seen"] = seen
+    return node
 
 
 def put(trace: dict[str, Any], node: Node) -> None:
@@ -81,7 +81,7 @@ def put(trace: dict[str, Any], node: Node) -> None:
     shared = trace.setdefault("shared", {name: node[name] for name in _SHARED})
     texts: list[Any] = trace.setdefault("texts", [])
     plain = _EMPTY | shared | {"span_id": node["span_id"]}
-    kept = {_SHORT.get(name, name): value for name, value in node.items() if plain.get(name, plain) != value}
+    kept = {_SHORT.get(name, name): value for name, value in node.items() if name not in plain or plain[name] != value}
     for short in PLACED:
         if short in kept:
             kept[short] = _place(texts, kept[short])
@@ -102,7 +102,7 @@ def is_leaf(span_id: str, trace: dict[str, Any]) -> bool:
     if span_id in nodes or span_id not in texts:
         return span_id not in nodes
     place = texts.index(span_id)
-    return all(node.get("p") != place for node in nodes.values())
+    return place not in [node.get("p") for node in nodes.values()]
 
 
 def _place(texts: list[Any], text: Any) -> int:
@@ -185,7 +185,7 @@ def roots(nodes: dict[str, Node]) -> list[Node]:
 
 def _working(nodes: dict[str, Node]) -> dict[str, Node]:
     """The spans without those of evaluators and what they call."""
-    if all(node["kind"] != "evaluator" for node in nodes.values()):
+    if "evaluator" not in [node["kind"] for node in nodes.values()]:
         return nodes
     judging = {name for name, n in nodes.items() if n["kind"] == "evaluator" or _above(n, nodes, "evaluator")}
     return {name: node for name, node in nodes.items() if name not in judging}
