@@ -117,7 +117,7 @@ class Assemble(Stage):
             act(data, span)
         if not leaf:
             trace["due"] = max((self._ready_at(root, trace) for root in _fresh(trace)), default=None)
-        changed = list(self._changed(data, trace))
+        changed = list(self._changed(data, trace)) if trace["turns"] else []
         yield from changed
         if changed or acted:
             yield from self._listener.changed(data)

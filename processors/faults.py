@@ -54,9 +54,9 @@ _HASHES = 4096
 _EARLIER = 2
 _TIMEOUT = re.compile(r"\btime[d]?[ -]?out\b|\bdeadline exceeded\b")
 _ERROR = re.compile(
-    r"^\W*(?:error|exception|traceback|failed|failure|fatal)\b|^\W*\w*(?:error|exception)\b ?:|\bhttp (?:4|5)\d\d\b"
-    r"|\bstatus(?:_| )?code\W{1,4}[45]\d\d\b|\b(?:connection refused|service unavailable|internal server error"
-    r"|permission denied|rate limit(?:ed)?|too many requests|unauthori[sz]ed)\b"
+    r"^\W*(?:(?:error|exception|traceback|failed|failure|fatal)\b|\w*(?:error|exception)\b ?:)"
+    r"|\b(?:http (?:4|5)\d\d|status(?:_| )?code\W{1,4}[45]\d\d|connection refused|service unavailable"
+    r"|internal server error|permission denied|rate limit(?:ed)?|too many requests|unauthori[sz]ed)\b"
 )
 _STATUS = re.compile(r"(?:^|[._])(?:http[._](?:response[._])?)?status_?code$")
 _SEARCH = re.compile(
@@ -213,7 +213,7 @@ def stems(text: str) -> set[int]:
     >>> stems("returns are accepted") == stems("Return accept!")
     True
     """
-    return {_hash(word) for word in content_words(text)}
+    return {_hash(word) for word in set(content_words(text))}
 
 
 @lru_cache(32_768)
