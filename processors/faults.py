@@ -12,6 +12,7 @@ those below the lowest cut, less the share that would be there by collision alon
 from __future__ import annotations
 
 import re
+import string
 import zlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -51,6 +52,9 @@ FAULTS = {
 
 _QUERY, _WORDS, _ROUTE = 240, 160, 40
 _HASHES = 4096
+_LETTERS = f"{string.ascii_letters}{string.digits}-_"
+_PAIRS = [first + second for first in _LETTERS for second in _LETTERS]
+_PLACES = {pair: place for place, pair in enumerate(_PAIRS)}
 _EARLIER = 2
 _TIMEOUT = re.compile(r"\btime[d]?[ -]?out\b|\bdeadline exceeded\b")
 _ERROR = re.compile(
@@ -224,9 +228,16 @@ def _hash(word: str) -> int:
 
 
 def sketched(text: str) -> str:
-    """The sketch of a text: its smallest hashes, three hexadecimal digits each; with a ``+`` where there are more."""
+    """The sketch of a text: a ``~``, its smallest hashes, two letters each, and a ``+`` where there are more."""
     every = sorted(stems(text))
-    return "".join(f"{one:03x}" for one in every[:_WORDS]) + "+" * (len(every) > _WORDS)
+    return "~" + "".join([_PAIRS[one] for one in every[:_WORDS]]) + "+" * (len(every) > _WORDS)
+
+
+def _hashes_of(sketch: str) -> list[int]:
+    sketch = sketch.removesuffix("+")
+    if sketch.startswith("~"):
+        return [_PLACES[sketch[at : at + 2]] for at in range(1, len(sketch), 2)]
+    return [int(sketch[at : at + 3], 16) for at in range(0, len(sketch), 3)]  # as an earlier release wrote it
 
 
 class Words:
@@ -235,7 +246,7 @@ class Words:
     def __init__(self, sketches: Iterable[str]) -> None:
         self.known, self._below = set[int](), _HASHES - 1
         for one in sketches:
-            held = [int(one[at : at + 3], 16) for at in range(0, len(one.removesuffix("+")), 3)]
+            held = _hashes_of(one)
             self.known.update(held)
             if one.endswith("+"):
                 self._below = min(self._below, held[-1])

@@ -71,6 +71,8 @@ def remember(data: dict[str, Any], turn: Turn, stopped: str, tools: list[str]) -
     if not common:
         common.update({name: brief[name] for name in _COMMON})
     own = {name: value for name, value in brief.items() if name not in common or common[name] != value}
+    if turn.turn_id.startswith(f"{turn.trace_id}."):
+        del own["trace_id"]
     if known is not None:
         for name in _COMMON:
             known.pop(name, None)
@@ -80,6 +82,11 @@ def remember(data: dict[str, Any], turn: Turn, stopped: str, tools: list[str]) -
     turns.sort(key=_order)
     if data["first"] is None or brief["start"] < data["first"][0]:
         data["first"] = [brief["start"], brief["input"], brief["subject_hash"]]
+
+
+def trace_of(brief: Brief) -> str:
+    """The trace of a turn, which is written down only where the turn's id does not begin with it."""
+    return brief.get("trace_id") or brief["turn_id"].rpartition(".")[0]
 
 
 def forget_old(data: dict[str, Any]) -> None:
@@ -246,7 +253,7 @@ def _signal(
         consent_evaluate=about["consent_evaluate"] and (shown is None or shown["consent_evaluate"]),
         session_id=about["session_id"],
         turn_id=about["turn_id"],
-        trace_id=about["trace_id"],
+        trace_id=trace_of(about),
         name=reaction.name,
         kind="implicit",
         source="assemble",

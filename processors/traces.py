@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from processors.faults import faults_of, seen_of
 from processors.folding import PLACED, fold, sweep
@@ -33,7 +35,7 @@ _EMPTY: Node = {
 """What is not written down."""
 _SHARED = ("session_id", "trace_id", "subject_hash", "agent", "model", "model_version")
 _NODE_BYTES = 110
-_SKETCHES, _MESSAGE = 8, 400
+_SKETCHES, _MESSAGE, _LONG_TEXT = 8, 400, 1_000
 FORM = 2
 """How ``put`` writes a span."""
 _SHORT = {
@@ -113,7 +115,7 @@ def _place(texts: list[Any], text: Any) -> int:
 
 def whole(trace: dict[str, Any]) -> dict[str, Node]:
     """The spans of a trace, as ``node_of`` made them."""
-    plain, texts = _EMPTY | trace.get("shared", {}), trace.get("texts", [])
+    plain, texts = _EMPTY | trace.get("shared", {}), [_unpacked(one) for one in trace.get("texts", ())]
     nodes: dict[str, Node] = {}
     for span_id, kept in trace["nodes"].items():
         node = nodes[span_id] = {**plain, "span_id": span_id}
@@ -149,7 +151,10 @@ def outline(trace: dict[str, Any]) -> dict[str, Node]:
 
 
 def slim(root: Node, trace: dict[str, Any]) -> None:
-    """Let go of the texts that the turn of a root no longer needs: those below it, when it has both of its own."""
+    """Let go of the texts that the turn of a root no longer needs: those below it, when it has both of its own.
+
+    Long ones are packed: the turn was emitted, and only a late span asks for them again.
+    """
     if root["input"] and root["output"]:
         nodes, texts = trace["nodes"], trace["texts"]
         for kept in nodes.values():
@@ -157,13 +162,29 @@ def slim(root: Node, trace: dict[str, Any]) -> None:
                 for short in _SAID:
                     kept.pop(short, None)
         sweep(trace)
+    trace["texts"] = [_packed(one) for one in trace["texts"]]
+
+
+def _packed(text: Any) -> Any:
+    """A text as state keeps it for long: ``z``, deflated, and its length ``n`` where that is shorter."""
+    if not isinstance(text, str) or len(text) < _LONG_TEXT:
+        return text
+    body = zlib.compress(text.encode("utf-8", "surrogatepass"))
+    return {"z": base64.b64encode(body).decode(), "n": len(text)} if len(body) < len(text) / 2 else text
+
+
+def _unpacked(text: Any) -> Any:
+    if not isinstance(text, dict) or "z" not in text:
+        return text
+    return zlib.decompress(base64.b64decode(cast("str", text["z"]))).decode("utf-8", "surrogatepass")
 
 
 def weight_of(trace: dict[str, Any]) -> int:
-    """About how many bytes of state the spans of a trace take."""
+    """About how many bytes the spans of a trace have, unpacked."""
     nodes = trace["nodes"].values()
-    words = sum(len(node["f"].get("words", "")) for node in nodes if "f" in node)
-    return sum(map(len, trace.get("texts", ()))) + _NODE_BYTES * len(nodes) + words
+    words = sum(3 * len(node["f"].get("words", "")) // 2 for node in nodes if "f" in node)
+    texts = sum(one.get("n", len(one)) if isinstance(one, dict) else len(one) for one in trace.get("texts", ()))
+    return texts + _NODE_BYTES * len(nodes) + words
 
 
 def roots(nodes: dict[str, Node]) -> list[Node]:
