@@ -220,10 +220,10 @@ def _grown(data: dict[str, Any], turn: Held, judgement: Judgement) -> bool:
 
 def _rerouted(turn: Held, after: Held, judged: dict[str, Judgement]) -> bool:
     """Whether the next turn took another route and went well."""
+    if not turn["category"] or not after["category"] or turn["category"] == after["category"]:
+        return False
     now = judged.get(after["turn_id"])
-    verdict = now.verdict if now else after["verdict"]
-    routes = (turn["category"], after["category"])
-    return all(routes) and routes[0] != routes[1] and verdict == "success"
+    return (now.verdict if now else after["verdict"]) == "success"
 
 
 def _about(turns: list[dict[str, Any]], signals: list[Evidence]) -> dict[str, list[Evidence]]:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from processors.phrases import flat
-from processors.text import LIMIT, content_words
+from processors.text import LIMIT, content_words, different_words
 from schemas.events import Span
 
 Seen = dict[str, Any]
@@ -217,7 +217,7 @@ def stems(text: str) -> set[int]:
     >>> stems("returns are accepted") == stems("Return accept!")
     True
     """
-    return {_hash(word) for word in set(content_words(text))}
+    return {_hash(word) for word in different_words(text)}
 
 
 @lru_cache(32_768)
@@ -364,7 +364,7 @@ def _answer(found: Turned, root: dict[str, Any], said: str, shown: Words, messag
         return
     carried, numbers = list[bool](), set[int]()
     for sentence in _SENTENCE.split(said[:LIMIT]):
-        words = {_hash(word) for word in content_words(sentence)} - message
+        words = stems(sentence) - message
         figures = {_hash(one) for number in _NUMBER.findall(sentence) for one in content_words(number)} - message
         numbers |= figures
         if len(words) >= 3:

@@ -49,6 +49,11 @@ def content_words(text: str) -> list[str]:
     return [word for word in words(text) if word not in _STOP]
 
 
+def different_words(text: str) -> set[str]:
+    """The words that carry meaning, each once."""
+    return set(_words(text[:LIMIT])) - _STOP
+
+
 def normal(text: str) -> str:
     """A text with case, spacing and punctuation taken away: equal for what a reader calls the same text.
 
