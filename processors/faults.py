@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from processors.phrases import flat
-from processors.text import LIMIT, content_words, different_words
+from processors.text import LIMIT, different_words
 from schemas.events import Span
 
 Seen = dict[str, Any]
@@ -100,13 +100,15 @@ HEDGED = re.compile(
     r"|i (?:think|believe|guess|suppose|assume)|it (?:seems|appears)|unable to (?:verify|confirm)|as far as i know"
     r"|i would guess|more or less|hard to say)\b"
 )
+_ANY = re.compile("|".join(one.pattern for one in (NO_ANSWER, REFUSED, HEDGED, DECLINED)))
+"""Most answers say none of it: one look tells."""
 _LEANS = re.compile(
     r"^(?:and|but|so|or|what about|how about|also|then)\b|\b(?:it|its|that one|this one|those|they|them|their|there"
     r"|the same|the other|the second|the first|the latter|that|this)\b"
 )
 _ENTITY = re.compile(r"<[A-Z_]+_\d+>|\b\w*\d[\w.\-]*\w\b|\b\d\b|(?<=[\w,;] )[A-Z][\w'\-]*[a-z]\w*|\b[A-Z]{2,}\b")
 _NEGATION = re.compile(r"\b(?:not|no|never|without|except|excluding|cannot|unless|neither|nor)\b|n't\b")
-_NUMBER = re.compile(r"\d[\d.,:]*\d|\d")
+_DIGITS = re.compile(r"\d+")
 _ENDING = re.compile(r"(?<=\w{3})(?:'s|ing|ed|ly|es|s)$")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
@@ -250,16 +252,20 @@ class Words:
             self.known.update(held)
             if one.endswith("+"):
                 self._below = min(self._below, held[-1])
-        self._inside = sum(one <= self._below for one in self.known)
+        self._inside = len(self._told(self.known))
 
     def share(self, asked: set[int]) -> float | None:
         """The share of words that are there; None when it cannot be told of any."""
-        told = [one for one in asked if one <= self._below]
+        told = self._told(asked)
         if not told:
             return None
         chance = min(self._inside / (self._below + 1), 0.9)
-        seen = sum(one in self.known for one in told) / len(told)
+        seen = len(told & self.known) / len(told)
         return max((seen - chance) / (1.0 - chance), 0.0)
+
+    def _told(self, words: set[int]) -> set[int]:
+        """Those of which the sketches tell whether they are there."""
+        return words if self._below == _HASHES - 1 else {one for one in words if one <= self._below}
 
 
 def faults_of(
@@ -354,10 +360,11 @@ def _answer(found: Turned, root: dict[str, Any], said: str, shown: Words, messag
     A sentence is carried when at least half of its words, and all of its numbers, were.
     """
     spoken = flat(said)
-    for name, pattern in (("no_answer", NO_ANSWER), ("refused", REFUSED), ("hedged", HEDGED)):
-        _note(found, name, float(bool(pattern.search(spoken))))
-    if DECLINED.search(spoken):
-        _note(found, "declined", 1.0, root["span_id"])
+    if _ANY.search(spoken):
+        for name, pattern in (("no_answer", NO_ANSWER), ("refused", REFUSED), ("hedged", HEDGED)):
+            _note(found, name, float(bool(pattern.search(spoken))))
+        if DECLINED.search(spoken):
+            _note(found, "declined", 1.0, root["span_id"])
     broken = not spoken or root["status"] == "error" or bool(len(spoken) < 200 and _ERROR.search(spoken))
     _note(found, "answer_empty", float(broken), root["span_id"])
     if not shown.known:
@@ -365,7 +372,7 @@ def _answer(found: Turned, root: dict[str, Any], said: str, shown: Words, messag
     carried, numbers = list[bool](), set[int]()
     for sentence in _SENTENCE.split(said[:LIMIT]):
         words = stems(sentence) - message
-        figures = {_hash(one) for number in _NUMBER.findall(sentence) for one in content_words(number)} - message
+        figures = set(map(_hash, _DIGITS.findall(sentence))) - message
         numbers |= figures
         if len(words) >= 3:
             share, sure = shown.share(words), shown.share(figures)

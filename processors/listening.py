@@ -59,7 +59,7 @@ def remember(data: dict[str, Any], turn: Turn, stopped: str, tools: list[str]) -
     brief = {name: getattr(turn, name) for name in _KEPT} | {
         "input": turn.input[:TEXT],
         "whole": identity(turn.input)[:10] if len(turn.input) > TEXT else "",
-        "redaction": turn.redaction.model_dump(),
+        "redaction": dict(vars(turn.redaction)),
         "asks": "?" in turn.output,
         "length": said("", turn.output).length,
         "start": micros(turn.event_time),

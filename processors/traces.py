@@ -62,7 +62,7 @@ def node_of(span: Span) -> Node:
         node[name] = value if value is not None and math.isfinite(value) else None
     texts, start = span.kind in _TEXT_KINDS, micros(span.event_time)
     node["input"], node["output"] = (span.input, span.output) if texts else ("", "")
-    node["redaction"] = span.redaction.model_dump() if texts and (span.input or span.output) else {}
+    node["redaction"] = dict(vars(span.redaction)) if texts and (span.input or span.output) else {}
     node["start"] = start
     node["end"] = start + max(span.duration_us, 0) if texts else 0
     node["received"] = micros(span.received_time) if texts else 0
