@@ -92,10 +92,14 @@ def made_until_freed(most: int) -> int:
 
 
 def test_cycles_are_looked_for_seldom_and_freed_all_the_same() -> None:
-    before = gc.get_threshold()
-    often = made_until_freed(1_000_000)
-    with rare_collections():
-        assert gc.get_freeze_count() > 0
-        seldom = made_until_freed(1_000_000)
-    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
+    found, usual = gc.get_threshold(), (700, 10, 10)
+    gc.set_threshold(*usual)
+    try:
+        often = made_until_freed(1_000_000)
+        with rare_collections():
+            assert gc.get_freeze_count() > 0
+            seldom = made_until_freed(1_000_000)
+        assert (gc.get_threshold(), gc.get_freeze_count()) == (usual, 0)
+    finally:
+        gc.set_threshold(*found)
     assert often < 10_000 < seldom < 1_000_000
