@@ -1,7 +1,8 @@
 """Avro bodies to mappings: for each schema a reader in plain Python, made once (see ``schemas.avro_writer``).
 
-What it gives is what fastavro gives, in half of the time or less. It is for bodies as our writer makes them; at anything
-else it gives up, and fastavro has the word: on damage, and on what is rare but allowed (blocks with their size).
+What it gives is what fastavro gives, in half of the time or less. It is for bodies as our writer makes them; at
+anything else it gives up, and fastavro has the word: on damage, and on what is rare but allowed (blocks with their
+size).
 """
 
 from __future__ import annotations
