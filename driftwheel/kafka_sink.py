@@ -18,7 +18,7 @@ from confluent_kafka import Message as Received
 
 from connectors.kafka.failures import is_final, shut_out, unusable
 from connectors.kafka.settings import KafkaSettings, client_options
-from connectors.kafka.wire import Framing, stored_of
+from connectors.kafka.wire import Framing, from_millis, key_of, texts_of
 from connectors.log import Log, entry_of
 from connectors.sink import Sink
 from driftwheel.delivery import deliver
@@ -264,16 +264,12 @@ class KafkaSink:
         self._on_batch(self._sink.name, len(held), len(letters), time.perf_counter() - began)
 
     def _message(self, received: Received) -> Message:
-        topic, partition, offset = (
-            self._names[received.topic() or ""],
-            received.partition() or 0,
-            received.offset() or 0,
-        )
+        topic = self._names[received.topic() or ""]
         headers = [(name, value if isinstance(value, bytes) else b"") for name, value in received.headers() or ()]
         value = self._framing.unwrap(topic, received.value() or b"", headers)
-        at = received.timestamp()[1]
-        stored = stored_of(topic, partition, offset, received.key(), value, at, headers)
-        return Message(topic, offset, stored.key, value, stored.time, stored.headers, partition)
+        key, time = received.key(), from_millis(received.timestamp()[1])
+        shown = key_of(key if isinstance(key, bytes) else None)
+        return Message(topic, received.offset() or 0, shown, value, time, texts_of(headers), received.partition() or 0)
 
     # While the store is away.
 

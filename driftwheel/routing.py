@@ -20,7 +20,7 @@ from connectors.kafka.partition import partition_of
 from connectors.kafka.wire import from_millis, millis
 from processors.stage import Event, Message, Stage, dead_letter
 from processors.state import StateStore
-from schemas import avro_reader, codec
+from schemas import codec
 from schemas.errors import Invalid
 from schemas.events import Record
 
@@ -46,7 +46,6 @@ _SCHEMA: Any = parse_schema({
         ],
     },
 })  # fmt: skip
-_READ = avro_reader.reader(_SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,8 @@ def arrive(stage: Stage, messages: Sequence[Message], state: StateStore) -> list
 def _unpacked(parcel: Message) -> Iterator[tuple[Message, Event]]:
     if parcel.value[:1] != _VERSION:
         raise ValueError(f"{parcel.origin}: not an inbox message of this version")
-    for item in _READ(parcel.value, 1):
+    items: Any = fastavro.schemaless_reader(io.BytesIO(parcel.value[1:]), _SCHEMA, None)
+    for item in items:
         time, headers = from_millis(item["time"]), item["headers"]
         message = Message(item["topic"], item["offset"], "", b"", time, headers, item["partition"])
         yield message, Event(item["key"], item["event_id"], item["origin"], codec.decode(item["record"]))

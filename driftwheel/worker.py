@@ -50,8 +50,9 @@ DEFECT = 70
 SESSION_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 FETCH_BYTES = 1 << 20
-FETCH_WAIT_MS = 250
-"""The brokers gather so much, or for so long: answering every small transaction at once costs both sides more."""
+FETCH_WAIT = 0.25
+"""The brokers gather so much, or for so long (seconds; a quarter of a stage's linger where that is more): answering
+every small transaction at once costs both sides more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class _Thread(driver.AIOKafkaConsumerThread):
             "isolation_level": "read_committed",
             "partition_assignment_strategy": [RangePartitionAssignor],
             "fetch_min_bytes": FETCH_BYTES,
-            "fetch_max_wait_ms": FETCH_WAIT_MS,
+            "fetch_max_wait_ms": cast("_App", self.consumer.app).fetch_wait_ms,
         }
         for name, value in more.items():  # which Faust has no settings for
             setattr(consumer, f"_{name}", value)
@@ -157,6 +158,7 @@ class _App(faust.App):
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self.track = Track()
+        self.fetch_wait_ms = 0
 
     def _new_transport(self) -> _Transport:
         return _Transport(self.conf.broker_consumer, self)
@@ -164,7 +166,7 @@ class _App(faust.App):
 
 def make_app(stage: Stage, kafka: KafkaSettings) -> _App:
     """The Faust application of one stage: no web server, no tables, no topics made, nothing committed."""
-    return _App(
+    app = _App(
         kafka.group(stage.name),
         broker=[f"kafka://{address.strip()}" for address in kafka.brokers.split(",")],
         broker_credentials=_credentials(kafka),
@@ -179,6 +181,8 @@ def make_app(stage: Stage, kafka: KafkaSettings) -> _App:
         topic_disable_leader=True,
         web_enabled=False,
     )
+    app.fetch_wait_ms = round(max(FETCH_WAIT, stage.linger / 4) * 1000)
+    return app
 
 
 def _credentials(kafka: KafkaSettings) -> Any:

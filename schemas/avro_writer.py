@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from schemas.avro_code import Code
 from schemas.events import EPOCH
 
 Writer = Callable[[Any, Callable[[bytes], object]], None]
@@ -24,9 +25,9 @@ def writer(schema: Any) -> Writer:
 
     Half of a character becomes '?'. The writer raises OverflowError for a number of more than 64 bits.
     """
-    code = Code("def write(v, a):")
+    code = Code("v, a")  # the value, and what takes the pieces
     _write(code, schema, "v")
-    return code.compiled("write", _NAMES)
+    return code.compiled(_NAMES)
 
 
 def long_bytes(value: int) -> bytes:
@@ -56,39 +57,6 @@ _NAMES: dict[str, Any] = {
     "small": [long_bytes(n) for n in range(_SMALL)], "long_bytes": long_bytes, "micros_of": micros_of,
     "double_bytes": struct.Struct("<d").pack,
 }  # fmt: skip
-
-
-class Code:
-    """The lines of a function with the given head; ``fresh`` gives names not used yet.
-
-    A writer is given ``v``, and its pieces go to ``a``.
-    """
-
-    def __init__(self, head: str) -> None:
-        self._lines = [head]
-        self._depth, self._names = 1, 0
-
-    def add(self, *lines: str) -> None:
-        """Lines at the present depth."""
-        self._lines += [" " * self._depth + line for line in lines]
-
-    def inside(self, head: str, more: Callable[[], None]) -> None:
-        """What ``more`` adds belongs to the statement ``head``."""
-        self.add(head)
-        self._depth += 1
-        more()
-        self._depth -= 1
-
-    def fresh(self) -> str:
-        """A name of its own."""
-        self._names += 1
-        return f"v{self._names}"
-
-    def compiled(self, name: str, names: dict[str, Any]) -> Any:
-        """The function called ``name``, which may use ``names``."""
-        made: dict[str, Any] = {}
-        exec("\n".join(self._lines), names, made)  # noqa: S102  # made of the schemas that ship with the product
-        return made[name]
 
 
 def _write(code: Code, schema: Any, value: str) -> None:

@@ -151,22 +151,23 @@ def decode(data: bytes, expected: type[Record] | None = None) -> Record:
     if expected is not None and record is not expected:
         raise Invalid("wrong_record", f"holds a {record.__name__}, the topic carries {expected.__name__}")
     try:
-        body = _reader(record)(data, HEADER)
-    except avro_reader.GIVES_UP:
-        body = _by_fastavro(data, record)
-    return validate(record, body)
+        return _reader(record)(data, HEADER)
+    except avro_reader.UNSURE:
+        return _judged(record, data)
 
 
 @cache
 def _reader(record: type[Record]) -> avro_reader.Reader:
-    return avro_reader.reader(schema_of(record))
+    return avro_reader.reader(record)
 
 
-def _by_fastavro(data: bytes, record: type[Record]) -> Any:
+def _judged(record: type[Record], data: bytes) -> Record:
+    """The record in ``data`` if it is one after all. Invalid says what is wrong with it."""
     try:
-        return fastavro.schemaless_reader(io.BytesIO(data[HEADER:]), schema_of(record), None)
+        body: Any = fastavro.schemaless_reader(io.BytesIO(data[HEADER:]), schema_of(record), None)
     except _DAMAGE as error:
         raise Invalid("damaged_record", f"{record.__name__}: {error}") from error
+    return validate(record, body)
 
 
 def validate(record: type[R], body: Any) -> R:

@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import orjson
+from clickhouse_connect.datatypes.base import ClickHouseType
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DataError, OperationalError
 
@@ -23,7 +25,7 @@ from connectors.clickhouse.client import StoreSettings, first_line, meaning, ope
 from connectors.clickhouse.erasure import StoreErasure
 from connectors.clickhouse.migrate import migrate
 from connectors.clickhouse.scratch import scratch_of, temporary_files_in
-from connectors.clickhouse.tables import CONTROL, TABLES, columns, grouped, row
+from connectors.clickhouse.tables import CONTROL, TABLES, block, columns, grouped
 from schemas.errors import Invalid, Refused, Retry, UsageError
 from schemas.events import Record
 
@@ -48,6 +50,7 @@ class Store:
     def __init__(self, settings: StoreSettings) -> None:
         self.settings = settings
         self._lock = threading.Lock()
+        self._types: dict[type[Record], Sequence[ClickHouseType]] = {}
         _make_folder(settings)
         self._client = _open(settings)
         try:
@@ -64,28 +67,45 @@ class Store:
         the store is away or at its limits.
         """
         for kind, group in grouped(records).items():
-            self._insert(kind, [row(record, self._days(record)) for record in group])
+            days = {tenant: self._days(kind, tenant) for tenant in {record.tenant for record in group}}
+            self._insert(kind, block(kind, group, days))
 
-    def _days(self, record: Record) -> int:
-        if type(record) in CONTROL:
+    def _days(self, kind: type[Record], tenant: str) -> int:
+        if kind in CONTROL:
             return self.settings.control_days
-        return self.settings.tenants(record.tenant).get(TABLES[type(record)], self.settings.retention_days)
+        return self.settings.tenants(tenant).get(TABLES[kind], self.settings.retention_days)
 
-    def _insert(self, kind: type[Record], rows: list[list[Any]]) -> None:
+    def _insert(self, kind: type[Record], values: Sequence[Sequence[Any]]) -> None:
         settings = {
-            "insert_deduplication_token": hashlib.sha256(repr(rows).encode()).hexdigest(),
+            "insert_deduplication_token": _digest(values),
             "async_insert": 0,
             "max_partitions_per_insert_block": 0,
+            "max_threads": 1,  # a batch is small: to share it out costs more than it saves
         }
         try:
             with self._lock, temporary_files_in(self._scratch):
-                self._client.insert(TABLES[kind], rows, column_names=columns(kind), settings=settings)
+                self._client.insert(
+                    TABLES[kind],
+                    values,
+                    column_names=columns(kind),
+                    column_types=self._types_of(kind),
+                    column_oriented=True,
+                    settings=settings,
+                )
         except DataError as error:
             raise Invalid("unstorable", f"{TABLES[kind]}: {first_line(error)}") from error
         except (ClickHouseError, OSError) as error:
+            self._types.pop(kind, None)  # another process may have migrated the table
             raise Retry(
-                f"{self.settings.place} did not take {len(rows)} rows for {TABLES[kind]}: {first_line(error)}"
+                f"{self.settings.place} did not take {len(values[0])} rows for {TABLES[kind]}: {first_line(error)}"
             ) from error
+
+    def _types_of(self, kind: type[Record]) -> Sequence[ClickHouseType]:
+        """The types of a table's columns: asked for once, where the client would ask with every insert."""
+        if kind not in self._types:
+            context = self._client.create_insert_context(TABLES[kind], columns(kind))
+            self._types[kind] = context.column_types
+        return self._types[kind]
 
     def select(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Result:
         """A query of the product's own. Raises Retry when the store is away."""
@@ -199,6 +219,15 @@ def _make_folder(settings: StoreSettings) -> None:
         settings.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refused(f"{settings.path}: {error.strerror}: name a data folder that can be written") from error
+
+
+def _digest(values: Sequence[Sequence[Any]]) -> str:
+    """The same for the same rows: the store passes over what it has just taken."""
+    try:
+        text = orjson.dumps(values)
+    except TypeError:  # a number of more than 64 bits, which its column will refuse
+        text = repr(values).encode()
+    return hashlib.sha256(text).hexdigest()
 
 
 @cache

@@ -7,9 +7,12 @@ stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from functools import cache
+from typing import Any, Literal, get_origin
+
+from pydantic import AwareDatetime
 
 from connectors.sink import check_clean
 from schemas import events
@@ -49,12 +52,13 @@ EXTRA = ("version", "retention_days")
 _ENVELOPE = ("redaction_policy", "redaction_detector", "redaction_counts")
 
 
-def columns(record: type[Record]) -> list[str]:
+@cache
+def columns(record: type[Record]) -> tuple[str, ...]:
     """The columns of a record's table that are written, in order; ``stored_time`` is the table's own."""
     names: list[str] = []
     for name in record.model_fields:
         names += _ENVELOPE if name == "redaction" else (name,)
-    return [*names, *EXTRA]
+    return (*names, *EXTRA)
 
 
 def grouped(records: Sequence[Record]) -> dict[type[Record], list[Record]]:
@@ -69,17 +73,30 @@ def grouped(records: Sequence[Record]) -> dict[type[Record], list[Record]]:
     return groups
 
 
-def row(record: Record, retention_days: int) -> list[Any]:
-    """A record as a row of its table."""
-    values: list[Any] = []
-    held = record.__dict__
-    for name in type(record).model_fields:
-        value = held[name]
+def block(kind: type[Record], records: Sequence[Record], retention_days: Mapping[str, int]) -> list[Sequence[Any]]:
+    """Records of a kind as the ``columns`` of its table. ``retention_days``: by tenant."""
+    held = [record.__dict__ for record in records]
+    values: list[Sequence[Any]] = []
+    for name, info in kind.model_fields.items():
+        column = [each[name] for each in held]
         if name == "redaction":
-            values += [value.policy_version, value.detector, value.counts]
+            values.append([each.policy_version for each in column])
+            values.append([each.detector for each in column])
+            values.append([each.counts for each in column])
         else:
-            values.append(_sound(value))
-    return [*values, version_of(record), retention_days]
+            values.append(column if info.annotation in _NO_TEXT else _sound_column(info.annotation, column))
+    version = version_by(kind)
+    return [*values, [version(record) for record in records], [retention_days[record.tenant] for record in records]]
+
+
+_NO_TEXT: tuple[Any, ...] = (int, float, bool, AwareDatetime, int | None, float | None, list[float | None])
+
+
+def _sound_column(kind: Any, values: list[Any]) -> list[Any]:
+    is_text = kind is str or get_origin(kind) is Literal
+    if all(map(str.isascii, values)) if is_text else not any(values):
+        return values  # most are
+    return [_sound(value) for value in values]
 
 
 def _sound(value: Any) -> Any:
@@ -99,13 +116,34 @@ def version_of(record: Record) -> int:
     A turn counts by what it has gathered, an outcome and what follows from it by its revision, a dataset version by
     what was erased of it, all others by event time in milliseconds.
     """
-    if isinstance(record, events.Turn):
-        return max(0, _millis(record.end_time)) * 10_000 + min(9_999, record.tool_calls)
-    if isinstance(record, (events.Outcome, events.Failure, events.FailureCluster)):
-        return max(0, record.revision)
-    if isinstance(record, events.DatasetVersion):
-        return max(0, _millis(record.event_time)) * 100_000 + min(99_999, record.erased)
+    return version_by(type(record))(record)
+
+
+def version_by(kind: type[Record]) -> Callable[[Any], int]:
+    """``version_of`` for records of a kind."""
+    return _VERSIONS.get(kind, _version)
+
+
+def _version(record: Record) -> int:
     return max(0, _millis(record.event_time))
+
+
+def _turn_version(turn: events.Turn) -> int:
+    return max(0, _millis(turn.end_time)) * 10_000 + min(9_999, turn.tool_calls)
+
+
+def _dataset_version(version: events.DatasetVersion) -> int:
+    return _version(version) * 100_000 + min(99_999, version.erased)
+
+
+def _revision(record: events.Outcome | events.Failure | events.FailureCluster) -> int:
+    return max(0, record.revision)
+
+
+_VERSIONS: dict[type[Record], Callable[[Any], int]] = {
+    events.Turn: _turn_version, events.Outcome: _revision, events.Failure: _revision,
+    events.FailureCluster: _revision, events.DatasetVersion: _dataset_version,
+}  # fmt: skip
 
 
 def _millis(time: datetime) -> int:

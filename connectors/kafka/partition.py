@@ -6,6 +6,7 @@ compaction replaces by) or the partition must be known, it is worked out here.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from schemas.topics import BY_NAME
@@ -33,6 +34,7 @@ def murmur2(data: bytes) -> int:
     return h ^ h >> 15
 
 
+@lru_cache(8192)
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a key, the same as any Kafka client's that hashes by murmur2."""
     return (murmur2(key.encode("utf-8", "replace")) & 0x7FFFFFFF) % partitions

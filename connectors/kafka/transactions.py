@@ -160,7 +160,6 @@ class Transactions:
                 self._producer.poll(0.1)
             else:
                 break
-        self._producer.poll(0)
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         del message

@@ -63,10 +63,18 @@ def headers_of(entry: Entry) -> Headers:
     return [(name, value.encode("utf-8", "replace")) for name, value in entry.headers.items()]
 
 
+def texts_of(headers: Headers | None) -> dict[str, str]:
+    """Consumed headers as texts."""
+    return {name: (held or b"").decode("utf-8", "replace") for name, held in headers} if headers else {}
+
+
+def key_of(key: bytes | None) -> str:
+    """A consumed key as a text."""
+    return key.decode("utf-8", "replace") if key else ""
+
+
 def stored_of(
     topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, time: int, headers: Headers | None
 ) -> Stored:
     """A consumed record. ``topic`` is ours, without the prefix; ``time`` in milliseconds since 1970."""
-    text = {name: (held or b"").decode("utf-8", "replace") for name, held in headers or ()}
-    shown = (key or b"").decode("utf-8", "replace")
-    return Stored(topic, offset, shown, value or b"", from_millis(time), text, partition)
+    return Stored(topic, offset, key_of(key), value or b"", from_millis(time), texts_of(headers), partition)

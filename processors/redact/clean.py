@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -23,14 +23,28 @@ _CODE = re.compile(r"[\w.:@/\-]+")
 _LIST = "words of lists"
 
 
+class _Words(NamedTuple):
+    """What one part of a draft says. ``key`` is what it is called, when its name may tell its type."""
+
+    text: str
+    key: str
+    prose: bool
+
+
 class _Part(NamedTuple):
-    """One text of a draft. ``key`` is what it is called, when its name may tell its type."""
+    """One text of a draft, and where it belongs."""
 
     section: str
     name: str
-    key: str
+    words: _Words
+
+
+class _Masked(NamedTuple):
+    """The same, clean."""
+
+    section: str
+    name: str
     text: str
-    prose: bool
 
 
 class Cleaner:
@@ -59,60 +73,42 @@ class Cleaner:
         return [record for record in out if record is not None]
 
     def _clean(self, drafts: Sequence[Draft], policy: Policy) -> list[Clean | Invalid]:
-        detector = self._detector or detector_for(self._settings, policy)
         parts = [list(_parts(draft, policy)) for draft in drafts]
-        asked = {leaf for some in parts for leaf in self._leaves(some)}
-        queries = sorted({Query(leaf.text, leaf.names) for leaf in asked})
-        seen = Seen(policy, detector, dict(zip(queries, detector.find(queries), strict=True)))
+        detector = self._detector or detector_for(self._settings, policy)
+        seen = Seen(policy, detector, {part.words for some in parts for part in some}, self._settings.max_text)
         known: dict[tuple[str, str], dict[str, str]] = {}
         for draft, some in zip(drafts, parts, strict=True):
-            known.setdefault(draft.group, {}).update(seen.known(self._leaves(some)))
+            known.setdefault(draft.group, {}).update(seen.known([part.words for part in some]))
         return [self._cleaned(draft, some, seen, known[draft.group]) for draft, some in zip(drafts, parts, strict=True)]
 
-    def _leaves(self, parts: Sequence[_Part]) -> list[Leaf]:
-        leaves: list[Leaf] = []
-
-        def note(leaf: Leaf) -> str:
-            if leaf.text:
-                leaves.append(leaf)
-            return leaf.text
-
-        for part in parts:
-            if len(part.text) <= self._settings.max_text:
-                rewrite(part.text, part.key, part.prose, note)
-        return leaves
-
     def _cleaned(self, draft: Draft, parts: Sequence[_Part], seen: Seen, known: dict[str, str]) -> Clean | Invalid:
-        long = next((part for part in parts if len(part.text) > self._settings.max_text), None)
+        long = next((part for part in parts if len(part.words.text) > self._settings.max_text), None)
         if long is not None:
             return Invalid(
                 "text_too_long",
-                f"field {long.section}: {len(long.text)} characters, the limit is {self._settings.max_text} "
+                f"field {long.section}: {len(long.words.text)} characters, the limit is {self._settings.max_text} "
                 "(setting stages.redact.max_text)",
             )
-        leaves = self._leaves(parts)
-        failed = next(
-            (f for leaf in leaves if isinstance(f := seen.found[Query(leaf.text, leaf.names)], Invalid)), None
-        )
-        return failed or self._masked(draft, parts, {leaf: seen.finds(leaf) for leaf in leaves}, known, seen.policy)
+        failed = next((f for part in parts if (f := seen.failure(part.words)) is not None), None)
+        return failed or self._masked(draft, parts, seen, known)
 
-    def _masked(
-        self, draft: Draft, parts: Sequence[_Part], finds: dict[Leaf, Finds], known: dict[str, str], policy: Policy
-    ) -> Clean | Invalid:
-        key = tenant_key(self._settings.key, draft.tenant)
-        ids = {name: _opaque(key, value) for name, value in draft.ids.items()}
+    def _masked(self, draft: Draft, parts: Sequence[_Part], seen: Seen, known: dict[str, str]) -> Clean | Invalid:
+        key, policy = tenant_key(self._settings.key, draft.tenant), seen.policy
+        ids = {name: _opaque(key, value, seen.leak) for name, value in draft.ids.items()}
         masker = Masker(key, ids["session_id"] or draft.facts.get("trace_id", ids.get("trace_id", "")), policy)
         counts: dict[str, int] = {}
 
         def mask(leaf: Leaf) -> str:
-            if not leaf.text:
-                return ""
-            return masker.mask(leaf.text, [*finds[leaf], *spread(leaf.text, known)], counts)
+            return masker.mask(leaf.text, [*seen.finds[leaf], *spread(leaf.text, known)], counts) if leaf.text else ""
 
-        masked = [part._replace(text=rewrite(part.text, part.key, part.prose, mask)) for part in parts]
+        def clean(words: _Words) -> str:
+            plain = seen.unmasked(words, known)
+            return rewrite(*words, mask) if plain is None else plain
+
+        masked = [_Masked(part.section, part.name, clean(part.words)) for part in parts]
         for part in masked:
             proof = masker.proof(part.text)
-            entity = leak(proof) or survivor([proof], known)
+            entity = seen.leak(proof) or (survivor([proof], known) if known else "")
             if entity:
                 return Invalid("redaction_leak", f"field {part.section}: {entity} left after masking")
         return self._record(draft, masked, ids, subject_hash(key, draft.user), Redaction(
@@ -120,7 +116,7 @@ class Cleaner:
         ))  # fmt: skip
 
     def _record(
-        self, draft: Draft, parts: Sequence[_Part], ids: dict[str, str], subject: str, envelope: Redaction
+        self, draft: Draft, parts: Sequence[_Masked], ids: dict[str, str], subject: str, envelope: Redaction
     ) -> Clean:
         body: dict[str, Any] = {part.section: part.text for part in parts if not part.name}
         names = {part.name: part.text for part in parts if part.section == "attribute names"}
@@ -149,32 +145,65 @@ def _allowed(said: bool | None, policy: Purpose) -> bool:
     return policy != "never" and (said if said is not None else policy == "assumed")
 
 
-class Seen(NamedTuple):
-    """What one policy's detector found in all texts of a batch."""
+class Seen:
+    """What one policy's detector found in all texts of a batch, each looked at once. It holds raw text: let go of it.
 
-    policy: Policy
-    detector: Detector
-    found: dict[Query, Finds | Invalid]
+    ``finds``: by leaf, all of it when its key says so. ``leak``: see ``mask.leak``; of a text that stands in many
+    records it is looked for once. Texts of more than ``limit`` characters are not looked at.
+    """
 
-    def finds(self, leaf: Leaf) -> Finds:
-        """What is in a leaf: all of it when its key says so."""
-        entity = self.detector.type_of(leaf.key, leaf.text) if leaf.key else ""
-        if entity:
-            return (Find(0, len(leaf.text), entity, 0.95),)
-        some = self.found[Query(leaf.text, leaf.names)]
-        return () if isinstance(some, Invalid) else some
+    def __init__(self, policy: Policy, detector: Detector, words: Collection[_Words], limit: int) -> None:
+        self.policy = policy
+        self.leak = cache(leak)
+        self._leaves: dict[_Words, list[Leaf]] = {}
+        self._plain: dict[_Words, str] = {}
+        for one in words:
+            self._leaves[one] = leaves = list[Leaf]()
+            self._plain[one] = rewrite(*one, lambda leaf, to=leaves: _note(leaf, to)) if len(one.text) <= limit else ""
+        asked = {leaf for leaves in self._leaves.values() for leaf in leaves}
+        queries = sorted({Query(leaf.text, leaf.names) for leaf in asked})
+        found = dict(zip(queries, detector.find(queries), strict=True))
+        self.finds: dict[Leaf, Finds] = {}
+        self._failed: dict[Leaf, Invalid] = {}
+        for leaf in asked:
+            some = found[Query(leaf.text, leaf.names)]
+            if isinstance(some, Invalid):
+                self._failed[leaf], some = some, ()
+            self.finds[leaf] = _whole(leaf, detector) or some
+        self._quiet = {one for one, leaves in self._leaves.items() if not any(self.finds[leaf] for leaf in leaves)}
 
-    def known(self, leaves: Sequence[Leaf]) -> dict[str, str]:
+    def failure(self, words: _Words) -> Invalid | None:
+        """Why a text could not be looked at, if so."""
+        return next((self._failed[leaf] for leaf in self._leaves[words] if leaf in self._failed), None)
+
+    def unmasked(self, words: _Words, known: Mapping[str, str]) -> str | None:
+        """The text as it may go on when there is nothing to mask; None when there may be."""
+        return self._plain[words] if not known and words in self._quiet else None
+
+    def known(self, parts: Iterable[_Words]) -> dict[str, str]:
         """Values that must go wherever else they stand: finds, and first and last names that stand in a row."""
         known: dict[str, str] = {}
         before = ""
-        for leaf in leaves:
-            known |= values(leaf.text, self.finds(leaf))
-            named = leaf.text if leaf.key and leaf.text.isalpha() and type_of(leaf.key, leaf.text) == "PERSON" else ""
-            if named and before:
-                known[f"{before} {named}"] = "PERSON"
-            before = named if leaf.key else before
+        for leaf in (leaf for words in parts for leaf in self._leaves[words]):
+            if self.finds[leaf]:
+                known |= values(leaf.text, self.finds[leaf])
+            if leaf.key:
+                named = leaf.text if leaf.text.isalpha() and type_of(leaf.key, leaf.text) == "PERSON" else ""
+                if named and before:
+                    known[f"{before} {named}"] = "PERSON"
+                before = named
         return {value: entity for value, entity in known.items() if not self.policy.allows(value)}
+
+
+def _note(leaf: Leaf, to: list[Leaf]) -> str:
+    if leaf.text:
+        to.append(leaf)
+    return leaf.text
+
+
+def _whole(leaf: Leaf, detector: Detector) -> Finds:
+    entity = detector.type_of(leaf.key, leaf.text) if leaf.key else ""
+    return (Find(0, len(leaf.text), entity, 0.95),) if entity else ()
 
 
 @cache
@@ -184,21 +213,21 @@ def cleaner_for(settings: RedactSettings) -> Cleaner:
 
 
 def _parts(draft: Draft, policy: Policy) -> Iterator[_Part]:
-    yield _Part("agent", "", "", draft.agent, False)
+    yield _Part("agent", "", _Words(draft.agent, "", False))
     for name, text in draft.words.items():
-        yield _Part(name, "", "", text, False)
+        yield _Part(name, "", _Words(text, "", False))
     for name, texts in draft.lists.items():
         for place, text in enumerate(texts):
-            yield _Part(_LIST, f"{name} {place}", "", text, False)
+            yield _Part(_LIST, f"{name} {place}", _Words(text, "", False))
     for name, text in draft.texts.items():
-        yield _Part(name, "", "", "" if name in policy.drop_fields else text, True)
+        yield _Part(name, "", _Words("" if name in policy.drop_fields else text, "", True))
     for name, text in draft.attributes.items():
         if policy.keeps(name):
-            yield _Part("attribute names", name, "", name, False)
-            yield _Part("attributes", name, name, text, False)
+            yield _Part("attribute names", name, _Words(name, "", False))
+            yield _Part("attributes", name, _Words(text, name, False))
 
 
-def _opaque(key: bytes, value: str) -> str:
+def _opaque(key: bytes, value: str, leak: Callable[[str], str]) -> str:
     """An id as it is, or its keyed hash when it is a person's own number, address or name."""
     if not value or _OPAQUE.fullmatch(value):
         return value

@@ -55,6 +55,8 @@ _USAGE_AT, _COST_AT = "langfuse.observation.usage_details", "langfuse.observatio
 _COSTS = ("llm.cost.total", "gen_ai.usage.cost", "gen_ai.usage.total_cost", "operation.cost")
 _PARTS_OF_COST = (("llm.cost.prompt", "llm.cost.completion"), ("gen_ai.usage.input_cost", "gen_ai.usage.output_cost"))
 _ANSWERS = ("output.value", "langfuse.observation.output", "gen_ai.output", "gcp.vertex.agent.llm_response")
+_COUNTED = frozenset({_USAGE_AT, *(name for names in _COUNTS.values() for name in names)})
+_PRICED = frozenset({_COST_AT, *_COSTS, *(name for names in _PARTS_OF_COST for name in names)})
 NUMBER_ATTRIBUTES = {*_COSTS, *(name for some in (*_COUNTS.values(), *_PARTS_OF_COST) for name in some)}
 
 
@@ -75,6 +77,8 @@ def figures_of(values: Values, documents: list[Document]) -> Values:
 
 
 def _counts(values: Values) -> dict[str, int]:
+    if _COUNTED.isdisjoint(values):
+        return dict.fromkeys(_COUNTS, 0)
     usage = parsed(values.get(_USAGE_AT))
     told = cast("Values", usage) if isinstance(usage, dict) else {}
     return {name: _count(values, names) or _count(told, _USAGE[name]) for name, names in _COUNTS.items()}
@@ -87,6 +91,8 @@ def _count(values: Values, names: Iterable[str]) -> int:
 
 def _cost(values: Values) -> float | None:
     """In US dollars, as every one of these conventions counts; None when nothing says it."""
+    if _PRICED.isdisjoint(values):
+        return None
     details = parsed(values.get(_COST_AT))
     told = cast("Values", details) if isinstance(details, dict) else {}
     found = [number(values[name]) for name in _COSTS if name in values]

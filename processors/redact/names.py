@@ -135,8 +135,11 @@ def _by_what_it_has(values: Values, events: Events) -> SpanKind:
 
 def named(values: Values, names: Iterable[str]) -> str:
     """The first of the attributes that is a word or a number."""
-    found = (values.get(name) for name in names)
-    return next((scrubbed(str(one)) for one in found if isinstance(one, (str, int)) and one != ""), "")
+    for name in names:
+        one = values.get(name, "")
+        if one != "" and isinstance(one, (str, int)):
+            return scrubbed(str(one))
+    return ""
 
 
 def session_of(values: Values) -> str:

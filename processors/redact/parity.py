@@ -20,6 +20,7 @@ from presidio_analyzer.nlp_engine import NerModelConfiguration, NlpArtifacts, Sp
 from presidio_analyzer.predefined_recognizers import EmailRecognizer, PhoneRecognizer
 
 from processors.redact.detect import BATCH, Find
+from processors.redact.lemmas import Lemmas
 from processors.redact.models import loaded, one_thread
 from processors.redact.phones import FastPhoneRecognizer
 from processors.redact.settings import RedactSettings
@@ -43,6 +44,7 @@ class _Engine(SpacyNlpEngine):
     def load(self) -> None:
         """Load the model; Refused when it is not installed."""
         self.nlp = {model["lang_code"]: loaded(model["model_name"], (), _LEMMAS) for model in self.models}
+        self._lemmas = {language: Lemmas(nlp) for language, nlp in self.nlp.items()}
 
     def _doc_to_nlp_artifact(self, doc: Any, language: str) -> NlpArtifacts:
         entities, scores = self._get_updated_entities(list(doc.ents), self._get_scores_for_entities(doc))
@@ -50,11 +52,12 @@ class _Engine(SpacyNlpEngine):
 
     def lemmatised(self, artifacts: NlpArtifacts, language: str) -> NlpArtifacts:
         """The same with lemmas and keywords, as context needs them: tokens as texts, keywords as a set."""
-        doc, parts = artifacts.tokens, dict(self.nlp[language].components)
-        for name in _LEMMAS:
-            doc = parts[name](doc)
-        full = super()._doc_to_nlp_artifact(doc, language)
-        full.tokens, full.keywords = [token.text for token in doc], set(full.keywords)  # pyright: ignore[reportAttributeAccessIssue] looked up, never changed
+        doc = artifacts.tokens
+        lemmas, tokens = self._lemmas[language].of(doc), list(doc)
+        full = NlpArtifacts(
+            artifacts.entities, doc, [token.idx for token in tokens], lemmas, self, language, artifacts.scores
+        )
+        full.tokens, full.keywords = [token.text for token in tokens], set(full.keywords)  # pyright: ignore[reportAttributeAccessIssue] looked up, never changed
         return full
 
 

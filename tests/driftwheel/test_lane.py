@@ -18,11 +18,13 @@ from connectors.kafka.state import POSITIONS, Table
 from connectors.kafka.transactions import Failed, Transactions
 from connectors.log import entry_of
 from driftwheel.lane import Lane, LaneLost
+from driftwheel.orders import orders_of
 from driftwheel.routing import INBOX
-from processors.stage import Event, Message, Stage, is_routed
+from processors.stage import Event, Message, Stage, forget, is_routed
 from processors.state import KeyState
 from schemas import codec
 from schemas.events import Calibration, LedgerEntry, Record
+from schemas.subjects import Subject
 from schemas.topics import CALIBRATIONS, DEAD_LETTERS, ERASURES, LEDGER, TURNS
 from tests.driftwheel.engine_kit import T0, Clock, Tally, raw, tally
 from tests.driftwheel.kafka_kit import lane_settings, make_topics, records, stored
@@ -43,6 +45,17 @@ class Sum(Stage):
     def tick(self, key: str, state: KeyState, now: Any) -> Iterable[Record]:
         state.due = None
         yield from Echoes.of(f"closed {key}", key.partition("/")[2], state.data["sum"])
+
+
+class Settle(Sum):
+    """Tells what it had of a person when that person is erased."""
+
+    name = "settle"
+
+    def erase(self, name: str, state: KeyState, about: Subject) -> Iterable[Record]:
+        assert about.hash == "h"
+        yield Echoes.record(f"gone {name}", name, state.data["sum"])
+        forget(state)
 
 
 class Tell(Stage):
@@ -92,7 +105,7 @@ def heard(name: str) -> Record:
 
 @pytest.fixture
 def settings(kafka_settings: KafkaSettings) -> KafkaSettings:
-    make_topics(kafka_settings, [Sum, Tally])
+    make_topics(kafka_settings, [Sum, Settle, Tally])
     return kafka_settings
 
 
@@ -199,6 +212,49 @@ def test_a_transaction_that_fails_is_done_again_whole(
     lane.process(messages(0, 3))
     lane.process(messages(3, 5))
     assert sums(settings) == [1, 2, 3, 4, 5]
+
+
+class Died(Exception):
+    """What a killed process would not live to see."""
+
+
+class Dying:
+    """A lane's producer in a process that is killed around its commit."""
+
+    def __init__(self, real: Any, *, first_commits: bool) -> None:
+        self._real, self._first_commits = real, first_commits
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def commit_transaction(self, timeout: float) -> None:
+        if self._first_commits:
+            self._real.commit_transaction(timeout)
+        else:
+            self._real.flush(timeout)
+        raise Died
+
+
+@pytest.mark.parametrize("first_commits", [False, True])
+def test_a_lane_that_dies_in_the_middle_of_an_erasure_carries_it_out_once(
+    settings: KafkaSettings, tmp_path: Path, first_commits: bool
+) -> None:
+    order = Message(INBOX, 0, "", next(orders_of(Subject("t", "h"))), T0)
+    lane = open_lane(settings, tmp_path / "one", Settle())
+    lane.process(messages(0, 3))
+    assert lane._transactions is not None
+    lane._transactions._producer = Dying(lane._transactions._producer, first_commits=first_commits)  # type: ignore[assignment]
+    with pytest.raises(Died):
+        lane.process([order, *messages(3, 5)])
+    assert sums(settings) == ([1, 2, 3, 4, 5, 5] if first_commits else [1, 2, 3])
+
+    other = open_lane(settings, tmp_path / "two", Settle())
+    other.process([order, *messages(3, 5)])
+    other.process([order])
+    other.close()
+    assert sums(settings) == [1, 2, 3, 4, 5, 5], "the last is what was erased"
+    texts = {one.key: one.value for one in stored(settings, settings.state_topic("settle"))}
+    assert (texts["t/a"], json.loads(texts[POSITIONS])) == (b"", {INBOX: 1, LEDGER.name: 5})
 
 
 def test_who_opens_a_lane_last_has_it(settings: KafkaSettings, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from connectors.kafka.quarantine import KafkaQuarantine
 from connectors.kafka.settings import KafkaSettings, client_options
 from driftwheel.worker import RETRY_SECONDS, SESSION_SECONDS, Worker, WorkerSettings, make_app
+from processors.learn import Learn
 from processors.stage import Event
 from processors.state import KeyState
 from schemas import codec
@@ -196,6 +197,8 @@ def test_names_time_outs_and_the_web_server_are_ours(settings: KafkaSettings) ->
     assert app.conf.id == settings.group("tally")
     assert (app.conf.web_enabled, app.conf.topic_disable_leader, app.conf.topic_allow_declare) == (False, True, False)
     assert app.conf.broker_session_timeout == SESSION_SECONDS < 60
+    assert (Tally.linger, app.fetch_wait_ms) == (0.25, 250)
+    assert (Learn.linger, make_app(Learn(), settings).fetch_wait_ms) == (10.0, 2500)
 
 
 def test_nothing_listens_but_on_loopback(settings: KafkaSettings, tmp_path: Path) -> None:

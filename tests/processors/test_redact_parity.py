@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import tldextract
 from presidio_analyzer import AnalyzerEngine
 from presidio_analyzer.nlp_engine import NlpEngineProvider
 
 from processors.redact.detect import Find
+from processors.redact.lemmas import Lemmas
+from processors.redact.models import loaded
 from processors.redact.parity import ParityDetector
 from processors.redact.settings import MODEL, RedactSettings
 from schemas.errors import Refused
@@ -51,6 +55,33 @@ def test_the_findings_are_presidios(detector: ParityDetector, presidio: Analyzer
     assert sum(map(len, wanted)) > 15
     assert detector.find(TEXTS) == wanted
     assert detector.find(TEXTS[::-1]) == wanted[::-1], "the second time from the cache"
+
+
+SAID = [
+    "There ain't a better one, let's go: I'm gonna be there, y'all.",
+    "Let us see what there is; let him go there. There are others, there're more and there.",
+    "let 's gon na c'm on y all got ta",
+    "\n\n  The leaves left; she leaves.\t\tGots and got gets, left leaves",
+]
+
+
+def test_lemmas_are_those_of_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    nlp = loaded(MODEL, (), ("tagger", "attribute_ruler", "lemmatizer"))
+    parts, texts = dict(nlp.components), [*TEXTS, *SAID, *(f"{one} {other}" for one in SAID for other in TEXTS)]
+
+    def lemmas(doc: Any) -> list[str]:
+        for name in ("tagger", "attribute_ruler", "lemmatizer"):
+            doc = parts[name](doc)
+        return [token.lemma_ for token in doc]
+
+    wanted = [lemmas(doc) for doc in nlp.pipe(texts)]
+    ours = Lemmas(nlp)
+    assert [ours.of(doc) for doc in nlp.pipe(texts)] == wanted
+    monkeypatch.setattr("processors.redact.lemmas.MAX_KEPT", 10)
+    assert [ours.of(doc) for doc in nlp.pipe(texts[::-1])] == wanted[::-1], "while what was kept is let go of"
+    units = [ours._units(parts["tagger"](doc)) for doc in nlp.pipe(texts)]
+    alone = [[lemma for unit in some for row in unit for lemma in ours._found([(row,)])[0]] for some in units]
+    assert alone != wanted, "some patterns take two tokens"
 
 
 def test_context_matters(detector: ParityDetector) -> None:

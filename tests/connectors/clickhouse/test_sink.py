@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
@@ -95,6 +96,27 @@ def test_a_store_that_is_away_is_retried(
 def test_a_value_that_no_column_takes_is_invalid_not_retried_for_ever(shared: Store, tenant: str) -> None:
     with pytest.raises(Invalid, match="unstorable: spans"):
         ClickHouseSink(shared).write([span(1, tenant=tenant, duration_us=2**70)])
+
+
+def test_a_table_that_was_changed_meanwhile_is_looked_at_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    described: list[str] = []
+    describe = store._client.create_insert_context
+
+    def noted(table: str, *given: Any, **more: Any) -> Any:
+        described.extend([] if any(given[2:4]) else [table])  # the types of its columns are not given
+        return describe(table, *given, **more)
+
+    monkeypatch.setattr(store._client, "create_insert_context", noted)
+    sink = ClickHouseSink(store)
+    sink.write([span(1)])
+    sink.write([span(2)])
+    store._client.command("ALTER TABLE spans RENAME COLUMN tool_name TO gone")
+    with pytest.raises(Retry, match="tool_name"):
+        sink.write([span(3)])
+    store._client.command("ALTER TABLE spans RENAME COLUMN gone TO tool_name")
+    sink.write([span(3)])
+    assert described == ["spans", "spans"]
+    assert store.select("SELECT count() FROM spans_current").rows == [[3]]
 
 
 def test_a_table_that_lacks_a_column_says_so(store: Store) -> None:
