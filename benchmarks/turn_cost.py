@@ -6,8 +6,9 @@ together, as exporters send them, or (``--alone``) each in a batch of its own, w
 reads its state from JSON and writes it back, as engines do. Reported: CPU milliseconds per turn by stage, and the
 largest state that a session had in the stages that keep one (assemble and attribute together): as it is, and besides
 the texts of the newest turn, which are as long as people and agents make them. What a process pays once (schemas,
-patterns) is paid in a first conversation that does not count. ``--models`` names the folder of the models: it is by
-default where ``driftwheel models fetch`` puts them. Where the static embedding is there, a second run compares by it.
+patterns) is paid in a first conversation that does not count; Python collects cycles as seldom as in a worker.
+``--models`` names the folder of the models: it is by default where ``driftwheel models fetch`` puts them. Where the
+static embedding is there, a second run compares by it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from connectors import static_embeddings
 from connectors.embeddings import Cached, Meaning, MeaningVectors
 from connectors.static_embeddings import APART, AT, Static
 from driftwheel.config import Config
+from driftwheel.memory import rare_collections
 from processors.assemble import Assemble
 from processors.attribute import Attribute
 from processors.detect_drift import DetectDrift
@@ -174,7 +176,7 @@ class Cost:
         """The state of the sessions that are open, in all stages: whole, and without the texts of the newest turn."""
         kept = [state for stage in self.stages if stage.by == "session" for _, state in self.stores[stage.name]]
         traces = [trace for state in kept for trace in state.data.get("traces", {}).values()]
-        texts = [one for one in traces[-1]["texts"] if isinstance(one, str)] if traces else []
+        texts = [one for one in traces[-1]["texts"] if isinstance(one, str) or "z" in one] if traces else []
         whole = sum(len(state.dump().encode()) for state in kept)
         return whole, whole - sum(len(json.dumps(one, ensure_ascii=False).encode()) for one in texts)
 
@@ -212,7 +214,8 @@ def main() -> None:
         measures.append((texts.name, Assemble(alike=Meaning(texts, AT, APART), vectors=MeaningVectors(texts))))
     for name, assemble in measures:
         measured(talks[:1], assemble, options.alone)
-        cost, turns = measured(talks, assemble, options.alone)
+        with rare_collections():
+            cost, turns = measured(talks, assemble, options.alone)
         whole = 1000.0 * sum(cost.spent.values()) / turns
         parts = ", ".join(f"{name} {1000.0 * spent / turns:.2f}" for name, spent in cost.spent.items())
         Console().print(f"{len(talks)} conversations, {turns} turns, {name}: {whole:.2f} ms of CPU a turn ({parts})")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -78,19 +80,27 @@ def vectors(config: Config) -> Vectors:
         return SPELLING
     if config.models.embedding == "none":
         return SPELLING
-    return MeaningVectors(Deferred(Static.name, Static.dimension, lambda: Static(folder)))
+    return MeaningVectors(_static(folder))
 
 
 def embedder(config: Config) -> Embedder | None:
     """The chosen embedding model, which is loaded when it is first asked; None where it is not there."""
-    kind: type[Static] | type[MiniLM] = MiniLM if config.models.embedding == "minilm" else Static
+    small = config.models.embedding != "minilm"
     try:
-        folder = (minilm_folder if kind is MiniLM else static_folder)(config)
+        folder = (static_folder if small else minilm_folder)(config)
     except Refused:
         return None
     if config.models.embedding == "none":
         return None
-    return Cached(Deferred(kind.name, kind.dimension, lambda: kind(folder)), _VECTORS)
+    if small:
+        return _static(folder)
+    return Cached(Deferred(MiniLM.name, MiniLM.dimension, lambda: MiniLM(folder)), _VECTORS)
+
+
+@cache
+def _static(folder: Path) -> Embedder:
+    """The one static embedding of a process: what one stage has embedded, another need not embed again."""
+    return Cached(Deferred(Static.name, Static.dimension, lambda: Static(folder)), _VECTORS)
 
 
 def pure_stages(config: Config, key: bytes) -> list[Stage]:

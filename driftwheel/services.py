@@ -29,7 +29,7 @@ from driftwheel.instance import instance_folder
 from driftwheel.judge_setup import floor_of, open_judging
 from driftwheel.kafka_engine import KafkaEngine
 from driftwheel.library import StoreLibrary, open_store
-from driftwheel.memory import tidy_memory
+from driftwheel.memory import rare_collections, tidy_memory
 from driftwheel.pipeline import wheel_stages, worker_stages
 from driftwheel.ports import Face, Ports, Where
 from driftwheel.product import wait_for_interrupt
@@ -81,6 +81,7 @@ def serve_worker(cluster: Cluster, stages: Sequence[Stage], stack: ExitStack, co
     cluster.check()
     config = cluster.config.worker
     stack.enter_context(tidy_memory())
+    stack.enter_context(rare_collections())
     folder = stack.enter_context(instance_folder(cluster.state_folder()))
     held, kafka = cluster.held_clock(stages[-1], _end_at_once), cluster.kafka
     worker = Worker(

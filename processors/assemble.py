@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from processors.likeness import LETTERS, Likeness
-from processors.listening import Listener, act, forget_old, forget_person, remember, unheard
+from processors.listening import Listener, act, forget_old, forget_person, remember, trace_of, unheard
 from processors.mmd import sketch
 from processors.moments import micros, moment, seconds
 from processors.phrases import CANCELLED, flat
@@ -102,7 +102,7 @@ class Assemble(Stage):
         data.update(tenant=span.tenant, closed=False, quiet=False)
         heard = span.received_time if span.received_time > EPOCH else span.event_time
         data["last"] = max(data["last"], micros(heard))
-        if _short(span.trace_id) not in data["gone"]:
+        if not (data["gone"] and _short(span.trace_id) in data["gone"]):
             yield from self._keep(data, span)
         state.due = self._next_due(data)
 
@@ -117,7 +117,7 @@ class Assemble(Stage):
             act(data, span)
         if not leaf:
             trace["due"] = max((self._ready_at(root, trace) for root in _fresh(trace)), default=None)
-        changed = list(self._changed(data, trace))
+        changed = list(self._changed(data, trace)) if trace["turns"] else []
         yield from changed
         if changed or acted:
             yield from self._listener.changed(data)
@@ -267,10 +267,11 @@ def _bound(data: dict[str, Any], settings: AssembleSettings) -> None:
     forget_old(data)
     traces, kept, room = data["traces"], set[str](), settings.trace_bytes
     for turn in reversed(data["turns"][-settings.recent_turns :]):
-        trace = traces.get(turn["trace_id"])
-        room -= weight_of(trace) if trace and turn["trace_id"] not in kept else 0
+        name = trace_of(turn)
+        trace = traces.get(name)
+        room -= weight_of(trace) if trace and name not in kept else 0
         if room >= 0 or not kept:
-            kept.add(turn["trace_id"])
+            kept.add(name)
     loose = [name for name, trace in traces.items() if name not in kept and trace["due"] is None]
     answered = [name for name in loose if traces[name]["turns"]]
     for name in (*answered, *[n for n in loose if n not in answered][:-_LOOSE_TRACES]):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, cast
 
-from processors.cause_model import State, load
+from processors.cause_model import load
 from processors.evidence import Evidence, Judgement, VerdictRules, judge, judges_spread, newest
 from processors.moments import micros, moment, seconds
 from processors.sessions import (
@@ -162,11 +162,10 @@ class Attribute(Stage):
         """Every turn whose reaction is seen, or whose verdict or cause changed, in the order of the session."""
         turns = unpack(data)
         about = _about(turns, [Evidence(*e) for e in data["signals"]])
-        learnt = load(data["causes"])
         judged: dict[str, Judgement] = {}
         for place in reversed(range(len(turns))):
             after = turns[place + 1] if place + 1 < len(turns) else None
-            found = self._judged(data, turns[place], after, about[turns[place]["turn_id"]], judged, learnt)
+            found = self._judged(data, turns[place], after, about[turns[place]["turn_id"]], judged)
             if found is not None:
                 judged[turns[place]["turn_id"]] = found
         for turn in turns:
@@ -189,12 +188,11 @@ class Attribute(Stage):
         after: Held | None,
         found: list[Evidence],
         judged: dict[str, Judgement],
-        learnt: State,
     ) -> Judgement | None:
         """The judgement on a turn that settles or rests on other evidence than before; None when nothing is new."""
         settled = turn["revision"] >= 0
-        decided = any(e.decisive and (e.turn_id or e.trace_id) for e in found)
-        if not (settled or decided or data["closed"] or after is not None):
+        seen = settled or data["closed"] or after is not None
+        if not (seen or any(e.decisive and (e.turn_id or e.trace_id) for e in found)):
             return None
         rerouted = after is not None and _rerouted(turn, after, judged)
         basis = zlib.crc32(repr(([*map(tuple, found)], rerouted)).encode()) if found or rerouted else 1
@@ -202,6 +200,7 @@ class Attribute(Stage):
         if settled and turn["basis"] == basis and not final:
             return None
         turn["basis"] = basis
+        learnt = load(data["causes"])
         return judge(turn | {"forces": data["forces"]}, found, self._settings.rules, rerouted, learnt)
 
 
@@ -221,10 +220,10 @@ def _grown(data: dict[str, Any], turn: Held, judgement: Judgement) -> bool:
 
 def _rerouted(turn: Held, after: Held, judged: dict[str, Judgement]) -> bool:
     """Whether the next turn took another route and went well."""
+    if not turn["category"] or not after["category"] or turn["category"] == after["category"]:
+        return False
     now = judged.get(after["turn_id"])
-    verdict = now.verdict if now else after["verdict"]
-    routes = (turn["category"], after["category"])
-    return all(routes) and routes[0] != routes[1] and verdict == "success"
+    return (now.verdict if now else after["verdict"]) == "success"
 
 
 def _about(turns: list[dict[str, Any]], signals: list[Evidence]) -> dict[str, list[Evidence]]:

@@ -39,10 +39,10 @@ _KNOWN_SCORES = 50
 _SCALE = {"tool_loop": 5.0, "handoffs": 2.0, "searches": 3.0, "queries": 3.0, "hedges": 5.0, "tool_errors": 5.0}
 """Counts are divided by these; everything ends in [0, 1]."""
 _FACTS = ("corrected_route", "rerouted", *sorted(set(SAID.values())))
-_ALSO = ("router", "error", "empty", "refusal", "hedges")
+_SHOWN = (*FAULTS, "router", "error", "empty", "refusal", "hedges")
 NONE = "none"
 INPUTS: tuple[str, ...] = (
-    *FAULTS, *_ALSO, *(f"said:{name}" for name in _FACTS), "retrieved", "poor", "scored",
+    *_SHOWN, *(f"said:{name}" for name in _FACTS), "retrieved", "poor", "scored",
     *(f"rule:{cause}" for cause in CAUSES), *(f"first:{cause}" for cause in (*CAUSES, NONE)),
 )  # fmt: skip
 """What the model sees, in order: features, facts, retrieval, the surest rule of each cause, the rule that decides."""
@@ -122,8 +122,8 @@ def predict(case: Case, fired: Sequence[Fired], state: State, model: Model | Non
 
 def inputs(case: Case, fired: Sequence[Fired], low: float) -> dict[str, float]:
     """The inputs that are not 0, in [0, 1]."""
-    scaled = {name: case.features.get(name, 0.0) / _SCALE.get(name, 1.0) for name in (*FAULTS, *_ALSO)}
-    seen = {name: min(max(value, 0.0), 1.0) for name, value in scaled.items() if value > 0}
+    features = case.features
+    seen = {name: min(features[name] / _SCALE.get(name, 1.0), 1.0) for name in _SHOWN if features.get(name, 0.0) > 0}
     seen |= {f"said:{name}": 1.0 for name in _FACTS if name in case.facts}
     if case.retrievals or case.features.get("searches"):
         seen["retrieved"] = 1.0

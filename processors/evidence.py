@@ -96,6 +96,8 @@ def newest(found: Iterable[Evidence]) -> list[Evidence]:
     What was taken back, or was sent again without weight, is not heard at all.
     """
     found = list(found)
+    if len(found) < 2:
+        return [one for one in found if one.weight > 0 and one.retracts != one.id]
     withdrawn = {one.retracts for one in found}
     kept: dict[tuple[str, ...], Evidence] = {}
     for one in sorted(found, key=lambda e: (e.time, e.received, e.id)):

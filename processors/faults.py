@@ -12,6 +12,7 @@ those below the lowest cut, less the share that would be there by collision alon
 from __future__ import annotations
 
 import re
+import string
 import zlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from processors.phrases import flat
-from processors.text import LIMIT, content_words
+from processors.text import LIMIT, different_words
 from schemas.events import Span
 
 Seen = dict[str, Any]
@@ -51,12 +52,15 @@ FAULTS = {
 
 _QUERY, _WORDS, _ROUTE = 240, 160, 40
 _HASHES = 4096
+_LETTERS = f"{string.ascii_letters}{string.digits}-_"
+_PAIRS = [first + second for first in _LETTERS for second in _LETTERS]
+_PLACES = {pair: place for place, pair in enumerate(_PAIRS)}
 _EARLIER = 2
 _TIMEOUT = re.compile(r"\btime[d]?[ -]?out\b|\bdeadline exceeded\b")
 _ERROR = re.compile(
-    r"^\W*(?:error|exception|traceback|failed|failure|fatal)\b|^\W*\w*(?:error|exception)\b ?:|\bhttp (?:4|5)\d\d\b"
-    r"|\bstatus(?:_| )?code\W{1,4}[45]\d\d\b|\b(?:connection refused|service unavailable|internal server error"
-    r"|permission denied|rate limit(?:ed)?|too many requests|unauthori[sz]ed)\b"
+    r"^\W*(?:(?:error|exception|traceback|failed|failure|fatal)\b|\w*(?:error|exception)\b ?:)"
+    r"|\b(?:http (?:4|5)\d\d|status(?:_| )?code\W{1,4}[45]\d\d|connection refused|service unavailable"
+    r"|internal server error|permission denied|rate limit(?:ed)?|too many requests|unauthori[sz]ed)\b"
 )
 _STATUS = re.compile(r"(?:^|[._])(?:http[._](?:response[._])?)?status_?code$")
 _SEARCH = re.compile(
@@ -96,13 +100,15 @@ HEDGED = re.compile(
     r"|i (?:think|believe|guess|suppose|assume)|it (?:seems|appears)|unable to (?:verify|confirm)|as far as i know"
     r"|i would guess|more or less|hard to say)\b"
 )
+_ANY = re.compile("|".join(one.pattern for one in (NO_ANSWER, REFUSED, HEDGED, DECLINED)))
+"""Most answers say none of it: one look tells."""
 _LEANS = re.compile(
     r"^(?:and|but|so|or|what about|how about|also|then)\b|\b(?:it|its|that one|this one|those|they|them|their|there"
     r"|the same|the other|the second|the first|the latter|that|this)\b"
 )
 _ENTITY = re.compile(r"<[A-Z_]+_\d+>|\b\w*\d[\w.\-]*\w\b|\b\d\b|(?<=[\w,;] )[A-Z][\w'\-]*[a-z]\w*|\b[A-Z]{2,}\b")
 _NEGATION = re.compile(r"\b(?:not|no|never|without|except|excluding|cannot|unless|neither|nor)\b|n't\b")
-_NUMBER = re.compile(r"\d[\d.,:]*\d|\d")
+_DIGITS = re.compile(r"\d+")
 _ENDING = re.compile(r"(?<=\w{3})(?:'s|ing|ed|ly|es|s)$")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
@@ -213,7 +219,7 @@ def stems(text: str) -> set[int]:
     >>> stems("returns are accepted") == stems("Return accept!")
     True
     """
-    return {_hash(word) for word in content_words(text)}
+    return {_hash(word) for word in different_words(text)}
 
 
 @lru_cache(32_768)
@@ -224,9 +230,16 @@ def _hash(word: str) -> int:
 
 
 def sketched(text: str) -> str:
-    """The sketch of a text: its smallest hashes, three hexadecimal digits each; with a ``+`` where there are more."""
+    """The sketch of a text: a ``~``, its smallest hashes, two letters each, and a ``+`` where there are more."""
     every = sorted(stems(text))
-    return "".join(f"{one:03x}" for one in every[:_WORDS]) + "+" * (len(every) > _WORDS)
+    return "~" + "".join([_PAIRS[one] for one in every[:_WORDS]]) + "+" * (len(every) > _WORDS)
+
+
+def _hashes_of(sketch: str) -> list[int]:
+    sketch = sketch.removesuffix("+")
+    if sketch.startswith("~"):
+        return [_PLACES[sketch[at : at + 2]] for at in range(1, len(sketch), 2)]
+    return [int(sketch[at : at + 3], 16) for at in range(0, len(sketch), 3)]  # as an earlier release wrote it
 
 
 class Words:
@@ -235,20 +248,24 @@ class Words:
     def __init__(self, sketches: Iterable[str]) -> None:
         self.known, self._below = set[int](), _HASHES - 1
         for one in sketches:
-            held = [int(one[at : at + 3], 16) for at in range(0, len(one.removesuffix("+")), 3)]
+            held = _hashes_of(one)
             self.known.update(held)
             if one.endswith("+"):
                 self._below = min(self._below, held[-1])
-        self._inside = sum(one <= self._below for one in self.known)
+        self._inside = len(self._told(self.known))
 
     def share(self, asked: set[int]) -> float | None:
         """The share of words that are there; None when it cannot be told of any."""
-        told = [one for one in asked if one <= self._below]
+        told = self._told(asked)
         if not told:
             return None
         chance = min(self._inside / (self._below + 1), 0.9)
-        seen = sum(one in self.known for one in told) / len(told)
+        seen = len(told & self.known) / len(told)
         return max((seen - chance) / (1.0 - chance), 0.0)
+
+    def _told(self, words: set[int]) -> set[int]:
+        """Those of which the sketches tell whether they are there."""
+        return words if self._below == _HASHES - 1 else {one for one in words if one <= self._below}
 
 
 def faults_of(
@@ -343,18 +360,19 @@ def _answer(found: Turned, root: dict[str, Any], said: str, shown: Words, messag
     A sentence is carried when at least half of its words, and all of its numbers, were.
     """
     spoken = flat(said)
-    for name, pattern in (("no_answer", NO_ANSWER), ("refused", REFUSED), ("hedged", HEDGED)):
-        _note(found, name, float(bool(pattern.search(spoken))))
-    if DECLINED.search(spoken):
-        _note(found, "declined", 1.0, root["span_id"])
+    if _ANY.search(spoken):
+        for name, pattern in (("no_answer", NO_ANSWER), ("refused", REFUSED), ("hedged", HEDGED)):
+            _note(found, name, float(bool(pattern.search(spoken))))
+        if DECLINED.search(spoken):
+            _note(found, "declined", 1.0, root["span_id"])
     broken = not spoken or root["status"] == "error" or bool(len(spoken) < 200 and _ERROR.search(spoken))
     _note(found, "answer_empty", float(broken), root["span_id"])
     if not shown.known:
         return
     carried, numbers = list[bool](), set[int]()
     for sentence in _SENTENCE.split(said[:LIMIT]):
-        words = {_hash(word) for word in content_words(sentence)} - message
-        figures = {_hash(one) for number in _NUMBER.findall(sentence) for one in content_words(number)} - message
+        words = stems(sentence) - message
+        figures = set(map(_hash, _DIGITS.findall(sentence))) - message
         numbers |= figures
         if len(words) >= 3:
             share, sure = shown.share(words), shown.share(figures)

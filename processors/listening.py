@@ -59,7 +59,7 @@ def remember(data: dict[str, Any], turn: Turn, stopped: str, tools: list[str]) -
     brief = {name: getattr(turn, name) for name in _KEPT} | {
         "input": turn.input[:TEXT],
         "whole": identity(turn.input)[:10] if len(turn.input) > TEXT else "",
-        "redaction": turn.redaction.model_dump(),
+        "redaction": dict(vars(turn.redaction)),
         "asks": "?" in turn.output,
         "length": said("", turn.output).length,
         "start": micros(turn.event_time),
@@ -71,6 +71,8 @@ def remember(data: dict[str, Any], turn: Turn, stopped: str, tools: list[str]) -
     if not common:
         common.update({name: brief[name] for name in _COMMON})
     own = {name: value for name, value in brief.items() if name not in common or common[name] != value}
+    if turn.turn_id.startswith(f"{turn.trace_id}."):
+        del own["trace_id"]
     if known is not None:
         for name in _COMMON:
             known.pop(name, None)
@@ -80,6 +82,11 @@ def remember(data: dict[str, Any], turn: Turn, stopped: str, tools: list[str]) -
     turns.sort(key=_order)
     if data["first"] is None or brief["start"] < data["first"][0]:
         data["first"] = [brief["start"], brief["input"], brief["subject_hash"]]
+
+
+def trace_of(brief: Brief) -> str:
+    """The trace of a turn, which is written down only where the turn's id does not begin with it."""
+    return brief.get("trace_id") or brief["turn_id"].rpartition(".")[0]
 
 
 def forget_old(data: dict[str, Any]) -> None:
@@ -116,11 +123,12 @@ class Listener:
     def changed(self, data: dict[str, Any]) -> Iterator[Signal]:
         """Signals and retractions after a turn or an act was remembered."""
         turns: list[Brief] = data["turns"]
+        gap = seconds(self._gap)
         for place, now in enumerate(turns):
             before = turns[place - 1] if place else None
             if before is None and data["dropped"]:
                 continue
-            linked = before is not None and now["start"] - before["end"] <= seconds(self._gap)
+            linked = before is not None and now["start"] - before["end"] <= gap
             pair = _pair(before if linked else None, now)
             if now["pair"] != pair:
                 now["pair"] = pair
@@ -128,7 +136,7 @@ class Listener:
                 yield from _settle(data, now, wanted | _stopped(now), now["start"])
         for before, now in pairwise(turns):
             silent = now["start"] - before["end"]
-            yield from self._leave(data, before, silent > seconds(self._gap), now["start"])
+            yield from self._leave(data, before, silent > gap, now["start"])
         for one in data["acts"]:
             yield from _settle(data, one, _taken_over(turns, one), one["start"])
 
@@ -245,7 +253,7 @@ def _signal(
         consent_evaluate=about["consent_evaluate"] and (shown is None or shown["consent_evaluate"]),
         session_id=about["session_id"],
         turn_id=about["turn_id"],
-        trace_id=about["trace_id"],
+        trace_id=trace_of(about),
         name=reaction.name,
         kind="implicit",
         source="assemble",

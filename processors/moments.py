@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from schemas.avro_writer import micros_of
 from schemas.events import EPOCH
 
-_MICRO = timedelta(microseconds=1)
+micros = micros_of
+"""Microseconds since 1970."""
 LAST = datetime(9999, 12, 31, tzinfo=UTC)
 """No timer is set beyond this day, whatever a producer's clock says."""
+_LAST = micros(LAST)
 
 
-def micros(time: datetime) -> int:
-    """Microseconds since 1970.
+def moment(value: int) -> datetime:
+    """The instant of so many microseconds since 1970, at most ``LAST``.
 
     >>> micros(moment(12345))
     12345
     """
-    return (time - EPOCH) // _MICRO
-
-
-def moment(value: int) -> datetime:
-    """The instant of so many microseconds since 1970, at most ``LAST``."""
-    return EPOCH + min(value, micros(LAST)) * _MICRO
+    return EPOCH + timedelta(0, 0, value if value < _LAST else _LAST)
 
 
 def seconds(value: float) -> int:

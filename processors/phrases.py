@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from processors.text import LIMIT, words
 
 CORRECTION = re.compile(
-    r"^(?:no|nope|nah)\b(?!,? (?:problem|worries|thanks|thank you|need|more|questions?)\b)"
-    r"|\bnot (?:right|correct|what i)\b|\bthat(?:'?s| is) (?:wrong|not)\b|\bi (?:said|meant|asked)\b"
-    r"|\bincorrect\b|^actually\b|\btry again\b|\byou (?:missed|ignored|forgot)\b"
-    r"|\bwrong (?:answer|team|department|place|one)\b"
+    r"^(?:(?:no|nope|nah)\b(?!,? (?:problem|worries|thanks|thank you|need|more|questions?)\b)|actually\b)"
+    r"|\b(?:not (?:right|correct|what i)|that(?:'?s| is) (?:wrong|not)|i (?:said|meant|asked)|incorrect|try again"
+    r"|you (?:missed|ignored|forgot)|wrong (?:answer|team|department|place|one))\b"
 )
 """The user says that the answer was wrong."""
 
@@ -98,7 +98,12 @@ def flat(text: str) -> str:
     >>> flat(" It\u2019s  WRONG ")
     "it's wrong"
     """
-    return " ".join(text[:LIMIT].lower().replace("\u2019", "'").split())
+    return _flat(text[:LIMIT])
+
+
+@lru_cache(64)
+def _flat(text: str) -> str:
+    return " ".join(text.lower().replace("\u2019", "'").split())
 
 
 def is_closing(text: str) -> bool:

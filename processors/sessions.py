@@ -68,8 +68,9 @@ def unpack(data: dict[str, Any]) -> list[Held]:
 
 
 def _unpacked(data: dict[str, Any], turn_id: str) -> Held:
-    turn: Held = {"features": {}, "shown": {}}
-    turn.update(zip(FIELDS, (turn_id, *data["turns"][turn_id]), strict=False))
+    turn: Held = dict(zip(FIELDS, (turn_id, *data["turns"][turn_id]), strict=False))
+    turn.setdefault("features", {})
+    turn.setdefault("shown", {})
     names = data["names"]
     for name in NAMED:
         turn[name] = names[turn[name]]
@@ -133,8 +134,7 @@ def keep_asked(data: dict[str, Any], turn: Turn, recent: int) -> None:
     data["asked"][turn.turn_id] = {
         "text": turn.input[:INPUT], "start": micros(turn.event_time), "who": _place(data, turn.subject_hash),
         "redaction": [_place(data, cleaned.policy_version), _place(data, cleaned.detector), cleaned.counts],
-        "train": turn.consent_train, "evaluate": turn.consent_evaluate,
-    }  # fmt: skip
+    } | {name: False for name in ("train", "evaluate") if not getattr(turn, f"consent_{name}")}  # fmt: skip
     for turn_id, _ in sorted(data["asked"].items(), key=lambda one: (one[1]["start"], one[0]))[:-recent]:
         del data["asked"][turn_id]
 
@@ -234,8 +234,8 @@ def failure(data: dict[str, Any], short: list[Any]) -> Record | None:
         subject_hash=turn["who"],
         event_time=moment(turn["start"]),
         redaction=_redaction(data, asked["redaction"]),
-        consent_train=asked["train"],
-        consent_evaluate=asked["evaluate"],
+        consent_train=asked.get("train", True),
+        consent_evaluate=asked.get("evaluate", True),
         session_id=data["session"],
         turn_id=turn_id,
         trace_id=turn["trace_id"],

@@ -127,7 +127,7 @@ class Stage(ABC):
     def repeat(self, event: Event, state: KeyState, memo: list[Any]) -> Iterable[Record]:
         """What an event with an id already seen emits: by default the same records as the first time."""
         del event, state
-        return [_RECORD_BY_NAME[name].model_validate_json(text) for name, text in memo[1]]
+        return [_RECORD_BY_NAME[name].model_validate_json(text) for name, text in (memo[1] if memo else ())]
 
     def tick(self, key: str, state: KeyState, now: datetime) -> Iterable[Record]:
         """``state.due`` has come. Clear or move ``due``; clear ``data`` to forget the key."""
@@ -155,7 +155,7 @@ class Stage(ABC):
         ledger as dropped.
         """
         del name
-        for kept in state.memo.values():
+        for kept in filter(None, state.memo.values()):
             kept[1] = [emitted for emitted in kept[1] if about.hash not in emitted[1]]
         return ()
 
@@ -196,7 +196,8 @@ class Stage(ABC):
             return self.repeat(event, state, seen)
         emitted = self._guarded(message, event, state)
         kept = [[type(r).__name__, r.model_dump_json()] for r in emitted] if self.memo_emits else []
-        state.memo[event.event_id] = [event.origin if self.memo_origin else "", kept]
+        origin = event.origin if self.memo_origin else ""
+        state.memo[event.event_id] = [origin, kept] if origin or kept else []
         while len(state.memo) > self.memo_size:
             del state.memo[next(iter(state.memo))]
         return emitted

@@ -23,7 +23,7 @@ class KeyState:
     """One key's state. ``data`` is the stage's own; ``due`` is when ``tick`` wants to see the key.
 
     ``memo`` maps an event id to ``[origin, [[record name, JSON], ...]]``, oldest first; each part is empty where the
-    stage does not need it.
+    stage does not need it, and the whole is where both are.
     """
 
     data: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -13,7 +13,9 @@ from schemas.events import identity
 LIMIT = 4_000
 """Characters of a text that are compared; what follows does not change the answer."""
 
-_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+_ASCII_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)?")
+"""The same in plain English text, where it takes two thirds of the time."""
 _STOP = {
     "a", "an", "and", "are", "as", "at", "be", "been", "but", "by", "can", "could", "did", "do", "does",
     "for", "from", "get", "had", "has", "have", "hello", "hey", "hi", "how", "i", "i'd", "i'm", "if", "in",
@@ -34,7 +36,8 @@ def words(text: str) -> list[str]:
 
 @lru_cache(64)
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower().replace("\u2019", "'"))
+    text = text.lower().replace("\u2019", "'")
+    return (_ASCII_WORD if text.isascii() else _WORD).findall(text)
 
 
 def content_words(text: str) -> list[str]:
@@ -44,6 +47,11 @@ def content_words(text: str) -> list[str]:
     ['reset', 'vpn']
     """
     return [word for word in words(text) if word not in _STOP]
+
+
+def different_words(text: str) -> set[str]:
+    """The words that carry meaning, each once."""
+    return set(_words(text[:LIMIT])) - _STOP
 
 
 def normal(text: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from processors.faults import faults_of, seen_of
 from processors.folding import PLACED, fold, sweep
@@ -23,6 +25,7 @@ _KEPT = (
 )  # fmt: skip
 _SELDOM = ("cost", "prompt_name", "prompt_version", "called_tools", "estimates")
 """Kept where they say something."""
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 _EMPTY: Node = {
     "session_id": "", "parent_span_id": "", "status": "ok", "status_message": "", "model": "", "model_version": "",
     "tool_name": "", "category": "", "input_tokens": 0, "output_tokens": 0, "consent_train": True,
@@ -32,7 +35,7 @@ _EMPTY: Node = {
 """What is not written down."""
 _SHARED = ("session_id", "trace_id", "subject_hash", "agent", "model", "model_version")
 _NODE_BYTES = 110
-_SKETCHES, _MESSAGE = 8, 400
+_SKETCHES, _MESSAGE, _LONG_TEXT = 8, 400, 1_000
 FORM = 2
 """How ``put`` writes a span."""
 _SHORT = {
@@ -49,27 +52,26 @@ _NUMBERS = ("logprob_top1", "logprob_top2", "retrieval_score")
 
 def node_of(span: Span) -> Node:
     """What state keeps of a span: of one that stands for no turn, no text, and nothing that is asked of roots alone."""
-    node: Node = {name: getattr(span, name) for name in _KEPT}
-    node |= {name: value for name in _SELDOM if (value := getattr(span, name)) not in (None, "", [], {})}
+    facts = vars(span)
+    node: Node = {name: facts[name] for name in _KEPT}
+    for name in _SELDOM:
+        if (value := facts[name]) not in _NOTHING:
+            node[name] = value
     for name in _NUMBERS:
-        value = getattr(span, name)
+        value = facts[name]
         node[name] = value if value is not None and math.isfinite(value) else None
-    texts, seen = span.kind in _TEXT_KINDS, seen_of(span)
-    start = micros(span.event_time)
+    texts, start = span.kind in _TEXT_KINDS, micros(span.event_time)
+    node["input"], node["output"] = (span.input, span.output) if texts else ("", "")
+    node["redaction"] = dict(vars(span.redaction)) if texts and (span.input or span.output) else {}
+    node["start"] = start
+    node["end"] = start + max(span.duration_us, 0) if texts else 0
+    node["received"] = micros(span.received_time) if texts else 0
     if not texts:
         node |= {"input_tokens": 0, "output_tokens": 0, "status_message": span.status_message[:_MESSAGE]}
-    return (
-        node
-        | {
-            "input": span.input if texts else "",
-            "output": span.output if texts else "",
-            "redaction": span.redaction.model_dump() if texts and (span.input or span.output) else {},
-            "start": start,
-            "end": start + max(span.duration_us, 0) if texts else 0,
-            "received": micros(span.received_time) if texts else 0,
-        }
-        | ({"seen": seen} if seen else {})
-    )
+    seen = seen_of(span)
+    if seen:
+        node["seen"] = seen
+    return node
 
 
 def put(trace: dict[str, Any], node: Node) -> None:
@@ -81,7 +83,7 @@ def put(trace: dict[str, Any], node: Node) -> None:
     shared = trace.setdefault("shared", {name: node[name] for name in _SHARED})
     texts: list[Any] = trace.setdefault("texts", [])
     plain = _EMPTY | shared | {"span_id": node["span_id"]}
-    kept = {_SHORT.get(name, name): value for name, value in node.items() if plain.get(name, plain) != value}
+    kept = {_SHORT.get(name, name): value for name, value in node.items() if name not in plain or plain[name] != value}
     for short in PLACED:
         if short in kept:
             kept[short] = _place(texts, kept[short])
@@ -102,7 +104,7 @@ def is_leaf(span_id: str, trace: dict[str, Any]) -> bool:
     if span_id in nodes or span_id not in texts:
         return span_id not in nodes
     place = texts.index(span_id)
-    return all(node.get("p") != place for node in nodes.values())
+    return place not in [node.get("p") for node in nodes.values()]
 
 
 def _place(texts: list[Any], text: Any) -> int:
@@ -113,7 +115,7 @@ def _place(texts: list[Any], text: Any) -> int:
 
 def whole(trace: dict[str, Any]) -> dict[str, Node]:
     """The spans of a trace, as ``node_of`` made them."""
-    plain, texts = _EMPTY | trace.get("shared", {}), trace.get("texts", [])
+    plain, texts = _EMPTY | trace.get("shared", {}), [_unpacked(one) for one in trace.get("texts", ())]
     nodes: dict[str, Node] = {}
     for span_id, kept in trace["nodes"].items():
         node = nodes[span_id] = {**plain, "span_id": span_id}
@@ -149,7 +151,10 @@ def outline(trace: dict[str, Any]) -> dict[str, Node]:
 
 
 def slim(root: Node, trace: dict[str, Any]) -> None:
-    """Let go of the texts that the turn of a root no longer needs: those below it, when it has both of its own."""
+    """Let go of the texts that the turn of a root no longer needs: those below it, when it has both of its own.
+
+    Long ones are packed: the turn was emitted, and only a late span asks for them again.
+    """
     if root["input"] and root["output"]:
         nodes, texts = trace["nodes"], trace["texts"]
         for kept in nodes.values():
@@ -157,13 +162,29 @@ def slim(root: Node, trace: dict[str, Any]) -> None:
                 for short in _SAID:
                     kept.pop(short, None)
         sweep(trace)
+    trace["texts"] = [_packed(one) for one in trace["texts"]]
+
+
+def _packed(text: Any) -> Any:
+    """A text as state keeps it for long: ``z``, deflated, and its length ``n`` where that is shorter."""
+    if not isinstance(text, str) or len(text) < _LONG_TEXT:
+        return text
+    body = zlib.compress(text.encode("utf-8", "surrogatepass"))
+    return {"z": base64.b64encode(body).decode(), "n": len(text)} if len(body) < len(text) / 2 else text
+
+
+def _unpacked(text: Any) -> Any:
+    if not isinstance(text, dict) or "z" not in text:
+        return text
+    return zlib.decompress(base64.b64decode(cast("str", text["z"]))).decode("utf-8", "surrogatepass")
 
 
 def weight_of(trace: dict[str, Any]) -> int:
-    """About how many bytes of state the spans of a trace take."""
+    """About how many bytes the spans of a trace have, unpacked."""
     nodes = trace["nodes"].values()
-    words = sum(len(node["f"].get("words", "")) for node in nodes if "f" in node)
-    return sum(map(len, trace.get("texts", ()))) + _NODE_BYTES * len(nodes) + words
+    words = sum(3 * len(node["f"].get("words", "")) // 2 for node in nodes if "f" in node)
+    texts = sum(one.get("n", len(one)) if isinstance(one, dict) else len(one) for one in trace.get("texts", ()))
+    return texts + _NODE_BYTES * len(nodes) + words
 
 
 def roots(nodes: dict[str, Node]) -> list[Node]:
@@ -185,7 +206,7 @@ def roots(nodes: dict[str, Node]) -> list[Node]:
 
 def _working(nodes: dict[str, Node]) -> dict[str, Node]:
     """The spans without those of evaluators and what they call."""
-    if all(node["kind"] != "evaluator" for node in nodes.values()):
+    if "evaluator" not in [node["kind"] for node in nodes.values()]:
         return nodes
     judging = {name for name, n in nodes.items() if n["kind"] == "evaluator" or _above(n, nodes, "evaluator")}
     return {name: node for name, node in nodes.items() if name not in judging}

@@ -1,17 +1,19 @@
-"""Freed memory goes back to the system."""
+"""Freed memory goes back to the system, and cycles are freed, if later."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
 
 from driftwheel import memory
-from driftwheel.memory import tidy_memory
+from driftwheel.memory import rare_collections, tidy_memory
 
 BLOCKS, SIZE = 100_000, 1_000
 # Many blocks too small to be mapped one by one; the last one holds the heap's end, so nothing goes back by itself.
@@ -67,3 +69,37 @@ def test_its_thread_ends() -> None:
     with tidy_memory(60.0):
         pass
     assert threading.active_count() == before
+
+
+class Circle:
+    """Something that reference counts alone do not free."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def made_until_freed(most: int) -> int:
+    """How many circles are made until the first one is gone; ``most`` when it stays."""
+    gone = list[int]()
+    first = Circle()
+    weakref.finalize(first, gone.append, 1)
+    del first
+    for count in range(most):
+        Circle()
+        if gone:
+            return count
+    return most
+
+
+def test_cycles_are_looked_for_seldom_and_freed_all_the_same() -> None:
+    found, usual = gc.get_threshold(), (700, 10, 10)
+    gc.set_threshold(*usual)
+    try:
+        often = made_until_freed(1_000_000)
+        with rare_collections():
+            assert gc.get_freeze_count() > 0
+            seldom = made_until_freed(1_000_000)
+        assert (gc.get_threshold(), gc.get_freeze_count()) == (usual, 0)
+    finally:
+        gc.set_threshold(*found)
+    assert often < 10_000 < seldom < 1_000_000

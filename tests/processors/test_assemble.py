@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from processors.assemble import Assemble, AssembleSettings
 from processors.mmd import sketch
 from processors.stage import Message
 from processors.state import MemoryState
-from processors.traces import members, node_of, roots, turn_of
+from processors.traces import members, node_of, put, roots, slim, turn_of, weight_of, whole
 from processors.vectors import Array
 from schemas.events import Record, Signal, Span, Turn
 from schemas.subjects import Subject
@@ -155,6 +156,44 @@ def test_a_span_after_its_turn_emits_the_turn_again_under_the_same_id() -> None:
     assert (again.event_id, again.turn_index) == (first.event_id, first.turn_index)
     assert (first.tool_calls, again.tool_calls) == (0, 1)
     assert bench.send(child("c1", "chain")) == [], "nothing about the turn changed"
+
+
+def test_a_long_answer_is_packed_once_its_turn_is_out_and_whole_when_a_late_span_comes() -> None:
+    bench, text = Bench(), "a long answer. " * 400
+    bench.send(asked("t1", "hello", 0, output=text), child("l1", "llm", 0.2, output=text))
+    before = next(state.dump() for _, state in bench.store)
+    (first,) = turns(bench.tick(3))
+    after = next(state.dump() for _, state in bench.store)
+    assert len(after) < len(before) - 0.8 * len(text)
+    (again,) = turns(bench.send(child("a1", "tool", tool_name="find")))
+    assert first.output == again.output == text
+    assert again.model_copy(update={"called_tools": [], "tool_calls": 0}) == first
+
+
+@pytest.mark.parametrize("text", ["a long answer. " * 400, "half a character \ud83d " * 200])
+def test_what_is_packed_is_what_it_was_and_weighs_as_much(text: str) -> None:
+    trace: dict[str, Any] = {"nodes": {}, "turns": {}}
+    node = node_of(asked("t1", "hello", 0, output=text))
+    put(trace, node)
+    before = weight_of(trace)
+    slim(node, trace)
+    assert "z" in trace["texts"][trace["nodes"][node["span_id"]]["o"]]
+    assert weight_of(trace) == before
+    assert whole(trace) == {node["span_id"]: node}
+
+
+@pytest.mark.parametrize("kept", [[], ["", []]], ids=["now", "as an earlier release wrote it"])
+def test_a_span_that_comes_twice_says_nothing_more(kept: list[object]) -> None:
+    bench = Bench()
+    one = asked("t1", "hello", 0)
+    bench.send(one)
+    ((key, state),) = list(bench.store)
+    assert state.memo == {one.event_id: []}
+    state.memo[one.event_id] = kept
+    bench.store.put(key, state)
+    assert bench.send(one) == []
+    assert bench.stage.erased(key, state.dump(), Subject(TENANT, "somebody else")) is None
+    assert len(turns(bench.tick(3))) == 1
 
 
 class Lengths:
