@@ -47,8 +47,6 @@ _FEW = 100
 _LOOKS = 240
 _TAIL = 20
 _PARTITIONS_SECONDS = 30.0
-_SPARE, _LONGEST_PAUSE = 8.0, 2.0
-"""A clock waits for so many times what its look took, at most for so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,8 +358,7 @@ class LogClock:
 class HeldClock:
     """A clock held back to the oldest entry that has not come through ``upstream``: backlog goes before timers.
 
-    A thread looks every ``interval`` seconds, from ``start`` to ``close``; ``now`` is what it saw. Looks that take long
-    are made less often: machines that are slow, or busy, have other work. While the brokers
+    A thread looks every ``interval`` seconds, from ``start`` to ``close``; ``now`` is what it saw. While the brokers
     are silent time stands still; before the first look it is 1970. What a producer has stamped and not yet appended is
     not seen: timers have to be longer than that takes. ``on_defect`` is told when it can look no more.
     """
@@ -411,7 +408,6 @@ class HeldClock:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            began = time.monotonic()
             try:
                 self.refresh()
             except Retry as error:
@@ -426,13 +422,4 @@ class HeldClock:
                 if self.trouble:
                     logger.info("Kafka answers again; timers go on")
                 self.trouble = ""
-            self._closing.wait(pause_after(time.monotonic() - began, self._interval))
-
-
-def pause_after(seconds: float, interval: float) -> float:
-    """How long a clock waits after a look that took so long.
-
-    >>> pause_after(0.02, 0.5), pause_after(0.125, 0.5), pause_after(3.0, 0.5)
-    (0.5, 1.0, 2.0)
-    """
-    return max(interval, min(_SPARE * seconds, _LONGEST_PAUSE))
+            self._closing.wait(self._interval)
