@@ -18,7 +18,7 @@ from driftwheel.config import Config
 from driftwheel.pipeline import pure_stages
 from processors.stage import Message, Stage
 from processors.state import KeyState
-from schemas.events import Record
+from schemas.events import Outcome, Record, Score, Turn
 from schemas.topics import LEDGER, SIGNALS_RAW
 from tests.driftwheel.engine_kit import Echo, Tally, raw, tally
 
@@ -31,7 +31,7 @@ _TEXT = (
     "shared drives before Monday because every report fails again after login while screen freezes during meetings so "
     "please check which license expired or tell me who may approve new hardware for colleagues in another building"
 )
-NAMES = ("redact", "assemble", "score", "attribute", "echo", "tally")
+NAMES = ("redact", "assemble", "score", "attribute", "detect_drift", "curate", "echo", "tally")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,20 @@ def inputs(events: int) -> dict[str, list[Input]]:
     work = {"redact": list(_requests(events))}
     spans = _outputs("redact", work["redact"])
     work["assemble"] = [_input(one) for one in spans if type(one).__name__ in ("Span", "Signal")]
-    turns = [_input(one) for one in _outputs("assemble", work["assemble"]) if type(one).__name__ == "Turn"]
+    turns = _of(Turn, _outputs("assemble", work["assemble"]))
     work["score"] = turns
-    scores = [_input(one) for one in _outputs("score", turns) if type(one).__name__ == "Score"]
-    work["attribute"] = scores
+    work["attribute"] = [*turns, *_of(Score, _outputs("score", turns))]
+    outcomes = _of(Outcome, _outputs("attribute", work["attribute"]))
+    work |= {"detect_drift": outcomes, "curate": [*turns, *outcomes]}
     work["echo"] = [_input(tally(f"e{n}", f"a{n % 600}", n)) for n in range(events)]
     work["tally"] = [_input(raw(n, f"a{n % 600}")) for n in range(events // 2)]
     assert work["echo"][0].topic == LEDGER.name
     assert work["tally"][0].topic == SIGNALS_RAW.name
     return work
+
+
+def _of(kind: type[Record], records: Iterable[Record]) -> list[Input]:
+    return [_input(one) for one in records if isinstance(one, kind)]
 
 
 def _requests(events: int) -> Iterator[Input]:
