@@ -35,6 +35,7 @@ from presidio_analyzer.predefined_recognizers import (
 from processors.redact.blocks import blocks
 from processors.redact.keys import fills, type_of, words_of
 from processors.redact.models import loaded, one_thread
+from processors.redact.neural import is_neural, recogniser
 from processors.redact.papers import PAPERS
 from processors.redact.phones import FastPhoneRecognizer
 from processors.redact.places import PLACES
@@ -145,13 +146,17 @@ class Detector:
             *(_rule_of(one) for one in self._policy.custom if one.pattern),
         ]
         self._keys = {"".join(words_of(key)): one.entity for one in self._policy.custom for key in one.keys}
+        spacy_models = [(language, model) for language, model in self._policy.models if not is_neural(model)]
+        self._neural = [recogniser(model) for _, model in self._policy.models if is_neural(model)]
+        self._languages = [language for language, _ in spacy_models]
         self._engine = LeanEngine(
-            models=[{"lang_code": language, "model_name": model} for language, model in self._policy.models],
+            models=[{"lang_code": language, "model_name": model} for language, model in spacy_models],
             ner_model_configuration=NerModelConfiguration(
                 model_to_presidio_entity_mapping=_MAPPING, labels_to_ignore=_IGNORED, low_score_entity_names=[]
             ),
         )
-        self._engine.load()
+        if spacy_models:
+            self._engine.load()
         self._stock = [(one, rule) for kind in _STOCK for one in [kind()] for rule in _stock_rules(one)]
         self._phones = FastPhoneRecognizer(settings.key)
         self._cache: OrderedDict[bytes, Finds] = OrderedDict()
@@ -219,10 +224,14 @@ class Detector:
 
     def _recognised(self, texts: Sequence[str]) -> list[Finds]:
         out: list[Finds] = [()] * len(texts)
-        for language, _ in self._policy.models:
+        for language in self._languages:
             with one_thread():
                 batch = self._engine.process_batch(list(texts), language=language, batch_size=BATCH)
                 found = [tuple(_plausible(one[1].entities, one[1].scores)) for one in batch]
+            out = [(*before, *more) for before, more in zip(out, found, strict=True)]
+        for recognise in self._neural:
+            told = [[Find(o.start, o.end, o.entity_type, o.score) for o in recognise(text)] for text in texts]
+            found = [tuple(_named(text, some)) for text, some in zip(texts, told, strict=True)]
             out = [(*before, *more) for before, more in zip(out, found, strict=True)]
         return out
 
@@ -348,6 +357,14 @@ def _plausible(entities: Iterable[Any], scores: Iterable[float]) -> Iterator[Fin
         common = text.islower() and any(token.is_stop for token in entity)
         if _is_name(text, entity.label_) and not common and not is_thing(text) and not _begins(entity):
             yield Find(start, end, entity.label_, score)
+
+
+def _named(text: str, finds: Iterable[Find]) -> Iterator[Find]:
+    """Those finds that can be names."""
+    for find in finds:
+        value = text[find.start : find.end]
+        if _is_name(value, find.entity) and not is_thing(value):
+            yield find
 
 
 def _begins(entity: Any) -> bool:

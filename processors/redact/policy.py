@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from processors.redact.neural import shown
 from processors.redact.settings import ENTITIES, HARD, MODEL, OPTIONAL, RedactSettings
 from schemas.errors import UsageError
 from schemas.tenants import policy_tenant
@@ -44,10 +45,11 @@ class Custom:
 class Policy:
     """What to look for and what to do with it. Hashable and picklable: worker processes rebuild all else from it.
 
-    ``models``: pairs of language and installed spaCy package; each looks at every text. ``actions``: pairs of type and
-    action where it is not ``action``. ``allow``, ``allow_patterns``: values that stay. ``store``: whether records
-    without a word about it may be stored; ``train``: whether they may be trained on (``never``: not even with consent);
-    ``evaluate``: whether models may be judged by them.
+    ``models``: pairs of language and installed spaCy package, or ``gliner:FOLDER`` or ``transformers:FOLDER``; each
+    looks at every text. ``actions``: pairs of type and action where it is not ``action``. ``allow``,
+    ``allow_patterns``: values that stay. ``store``: whether records without a word about it may be stored; ``train``:
+    whether they may be trained on (``never``: not even with consent); ``evaluate``: whether models may be judged by
+    them.
     ``drop_fields``, ``drop_attributes``: what nobody needs is not kept; attributes by patterns such as ``http.*``.
     ``retention``: days for which the store keeps a class of records, where it is not as long as everybody's.
     """
@@ -71,7 +73,7 @@ class Policy:
     @property
     def detector(self) -> str:
         """Names what looked for personal data, for the redaction envelope."""
-        return "+".join(["presidio", *(model for _, model in self.models)])
+        return "+".join(["presidio", *(shown(model) for _, model in self.models)])
 
     def action_for(self, entity: str) -> Action:
         """What is done with a find of this type."""

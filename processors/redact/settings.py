@@ -28,13 +28,14 @@ class RedactSettings:
     """How to redact. Picklable values only: worker processes rebuild everything else from them.
 
     ``key``: master key; every tenant's key derives from it, and destroying it unlinks all placeholders and subject
-    hashes. ``model``: an installed spaCy package with an entity recogniser. ``entities``: types to mask.
-    ``threshold``: score (0 to 1) from which a find is masked. ``max_text``: longest text in characters, longer ones
-    are dead letters. ``require_consent``: drop what does not say ``driftwheel.consent.store`` = true, and train only
-    on what says ``driftwheel.consent.train`` = true. ``hold``: seconds that a span without a session waits for
-    another of its trace to name one. ``remember``: seconds that a trace's session is remembered. ``max_skew``:
-    seconds that a producer's clock may differ from the time of acceptance. ``cache``: texts whose finds are kept,
-    as offsets under a keyed hash. ``policies``: a folder with a TOML file for each tenant that differs
+    hashes. ``model``: an installed spaCy package with an entity recogniser, or ``gliner:FOLDER`` or
+    ``transformers:FOLDER`` (``processors.redact.neural``). ``entities``: types to mask. ``threshold``: score (0 to 1)
+    from which a find is masked. ``max_text``: longest text in characters, longer ones are dead letters.
+    ``require_consent``: drop what does not say ``driftwheel.consent.store`` = true, and train only on what says
+    ``driftwheel.consent.train`` = true. ``hold``: seconds that a span without a session waits for another of its trace
+    to name one. ``remember``: seconds that a trace's session is remembered. ``max_skew``: seconds that a producer's
+    clock may differ from the time of acceptance. ``cache``: texts whose finds are kept, as offsets under a keyed hash.
+    ``policies``: a folder with a TOML file for each tenant that differs
     (``processors.redact.policy``).
     """
 
