@@ -35,7 +35,7 @@ from presidio_analyzer.predefined_recognizers import (
 from processors.redact.blocks import blocks
 from processors.redact.keys import fills, type_of, words_of
 from processors.redact.models import loaded, one_thread
-from processors.redact.neural import is_neural, recogniser
+from processors.redact.neural import TYPES, is_neural, recogniser
 from processors.redact.papers import PAPERS
 from processors.redact.phones import FastPhoneRecognizer
 from processors.redact.places import PLACES
@@ -55,15 +55,6 @@ TIMEOUT = 10.0
 FAILURES = (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError)
 """What a detector may raise on a text that it cannot digest."""
 
-_MAPPING = {
-    "PERSON": "PERSON",
-    "PER": "PERSON",
-    "NORP": "NRP",
-    "FAC": "LOCATION",
-    "LOC": "LOCATION",
-    "GPE": "LOCATION",
-    "ORG": "ORGANIZATION",
-}
 _IGNORED = [
     "CARDINAL", "DATE", "TIME", "EVENT", "LANGUAGE", "LAW", "MONEY", "ORDINAL", "PERCENT", "PRODUCT", "QUANTITY",
     "WORK_OF_ART", "MISC",
@@ -152,7 +143,7 @@ class Detector:
         self._engine = LeanEngine(
             models=[{"lang_code": language, "model_name": model} for language, model in spacy_models],
             ner_model_configuration=NerModelConfiguration(
-                model_to_presidio_entity_mapping=_MAPPING, labels_to_ignore=_IGNORED, low_score_entity_names=[]
+                model_to_presidio_entity_mapping=TYPES, labels_to_ignore=_IGNORED, low_score_entity_names=[]
             ),
         )
         if spacy_models:

@@ -19,6 +19,8 @@ from spacy.tokens import Doc
 
 Unit = tuple[tuple[int, int, int], ...]
 """Tokens that patterns take together: word, tag and dependency of each, as spaCy's numbers."""
+PARTS = ("tagger", "attribute_ruler", "lemmatizer")
+"""What finds lemmas in spaCy's pipelines, in this order."""
 MAX_KEPT = 100_000
 _LOOKED_AT = {"TAG", "LOWER", "DEP", "IS_SPACE", "ORTH"}
 
@@ -29,7 +31,7 @@ class Lemmas:
     def __init__(self, nlp: Any) -> None:
         parts = dict(nlp.components)
         self._vocab = nlp.vocab
-        self._tag, self._rule, self._lemmatise = (parts[n] for n in ("tagger", "attribute_ruler", "lemmatizer"))
+        self._tag, self._rule, self._lemmatise = (parts[name] for name in PARTS)
         patterns: list[list[dict[str, Any]]] = [one for rule in self._rule.patterns for one in rule["patterns"]]
         self._alone = all(set(token) <= _LOOKED_AT for token in chain.from_iterable(patterns))
         self._several = Matcher(nlp.vocab)

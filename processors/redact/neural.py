@@ -28,11 +28,11 @@ _ASKED = {
     "nationality, religious or political group": "NRP",
 }  # fmt: skip
 """What GLiNER is asked for, and the types that those are."""
-_TYPES = {
+TYPES = {
     "PER": "PERSON", "PERSON": "PERSON", "ORG": "ORGANIZATION", "ORGANIZATION": "ORGANIZATION", "LOC": "LOCATION",
     "LOCATION": "LOCATION", "GPE": "LOCATION", "FAC": "LOCATION", "NORP": "NRP",
 }  # fmt: skip
-"""The labels of token classifiers that matter."""
+"""What models call names, and the types that those are; of token classifiers nothing else counts."""
 
 
 def is_neural(model: str) -> bool:
@@ -91,7 +91,7 @@ def _transformers(library: Any, folder: str) -> Predict:
 
     def predict(text: str) -> list[RecognizerResult]:
         found: list[dict[str, Any]] = pipeline(text)
-        typed = ((_TYPES.get(one["entity_group"].upper(), ""), one) for one in found)
+        typed = ((TYPES.get(one["entity_group"].upper(), ""), one) for one in found)
         return [_result(entity, one) for entity, one in typed if entity and one["score"] >= _FLOOR]
 
     return predict

@@ -20,14 +20,13 @@ from presidio_analyzer.nlp_engine import NerModelConfiguration, NlpArtifacts, Sp
 from presidio_analyzer.predefined_recognizers import EmailRecognizer, PhoneRecognizer
 
 from processors.redact.detect import BATCH, Find
-from processors.redact.lemmas import Lemmas
+from processors.redact.lemmas import PARTS, Lemmas
 from processors.redact.models import loaded, one_thread
 from processors.redact.phones import FastPhoneRecognizer
 from processors.redact.settings import RedactSettings
 from processors.redact.stock import digits_in, may_find
 
 _ID = RecognizerResult.RECOGNIZER_IDENTIFIER_KEY
-_LEMMAS = ("tagger", "attribute_ruler", "lemmatizer")
 
 
 @cache
@@ -43,7 +42,7 @@ class _Engine(SpacyNlpEngine):
 
     def load(self) -> None:
         """Load the model; Refused when it is not installed."""
-        self.nlp = {model["lang_code"]: loaded(model["model_name"], (), _LEMMAS) for model in self.models}
+        self.nlp = {model["lang_code"]: loaded(model["model_name"], (), PARTS) for model in self.models}
         self._lemmas = {language: Lemmas(nlp) for language, nlp in self.nlp.items()}
 
     def _doc_to_nlp_artifact(self, doc: Any, language: str) -> NlpArtifacts:
