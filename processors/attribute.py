@@ -33,6 +33,7 @@ from processors.sessions import (
     opened,
     outcome,
     pack,
+    signals_of,
     told,
     unheard,
     unpack,
@@ -148,9 +149,8 @@ class Attribute(Stage):
         yield from super().erase(name, state, about)
         data = opened(state.data)
         gone = forget_person(data, about.hash)
-        held = [(one, Evidence(*one)) for one in data["signals"]]
         data["signals"] = [
-            one for one, said in held
+            one for one, said in signals_of(data)
             if said.turn_id not in gone and not about.has_turn(said.turn_id) and said.trace_id not in about.traces
         ]  # fmt: skip
         if gone:
@@ -161,7 +161,7 @@ class Attribute(Stage):
     def _settle(self, data: dict[str, Any]) -> Iterator[News]:
         """Every turn whose reaction is seen, or whose verdict or cause changed, in the order of the session."""
         turns = unpack(data)
-        about = _about(turns, [Evidence(*e) for e in data["signals"]])
+        about = _about(turns, [one for _, one in signals_of(data)])
         judged: dict[str, Judgement] = {}
         for place in reversed(range(len(turns))):
             after = turns[place + 1] if place + 1 < len(turns) else None

@@ -16,7 +16,7 @@ FULL = 16
 _LOOPS = 8
 _FOLDED = ("llm", "tool", "retrieval")
 
-PLACED = ("p", "t", "c", "i", "o", "r")
+PLACED = ("p", "t", "c", "i", "o", "r", "w")
 """Of a span in state: what is written as a place in the trace's ``texts`` (see ``processors.traces.put``)."""
 Kept = dict[str, Any]
 """A span as ``processors.traces.put`` writes it."""
@@ -70,7 +70,10 @@ def _add(one: Kept, kept: Kept) -> None:
             one[name] = False
     scores = [node["retrieval_score"] for node in (one, kept) if node.get("retrieval_score") is not None]
     one |= {"folded": one.get("folded", 0) + kept.get("folded", 0) + 1, "status": newer.get("status", "ok")}
-    one |= {"f": newer.get("f", {})} | ({"errors": errors} if errors else {}) | ({"loops": loops} if loops else {})
+    words = {"w": newer["w"]} if "w" in newer else {}
+    one.pop("w", None)
+    one |= {"f": newer.get("f", {})} | words
+    one |= ({"errors": errors} if errors else {}) | ({"loops": loops} if loops else {})
     if scores:
         one["retrieval_score"] = max(scores)
 

@@ -1,7 +1,8 @@
 """What attribution remembers of a session's turns, small, and the records that it makes of them.
 
-In state a turn is a row of ``FIELDS`` in which names are places in the session's list of ``names``. What a turn shows
-(``features``, ``shown``) and what its user asked (``asked``) are there only for the newest ``recent`` turns.
+In state a turn is a row of ``FIELDS`` in which names are places in the session's list of ``names``, and so are a
+signal's kind and source; names that no longer find room there are written out. What a turn shows (``features``,
+``shown``) and what its user asked (``asked``) are there only for the newest ``recent`` turns.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ Held = dict[str, Any]
 """A turn, unpacked."""
 INPUT = 400
 """Characters of a message that a failure carries."""
-NAMED = ("who", "agent", "model_version", "category")
+NAMED = ("who", "agent", "model_version", "category", "verdict", "cause")
 FIELDS = (
-    "turn_id", "trace_id", "start", *NAMED, "p_failure", "uncertainty", "retrievals", "retrieval_score", "revision",
-    "verdict", "cause", "expected", "basis", "heard", "failed", "p", "features", "shown",
+    "turn_id", "trace_id", "start", "who", "agent", "model_version", "category", "p_failure", "uncertainty",
+    "retrievals", "retrieval_score", "revision", "verdict", "cause", "expected", "basis", "heard", "failed", "p",
+    "features", "shown",
 )  # fmt: skip
 """``who``: the subject's hash. ``basis``: what the last judgement rested on, hashed. ``heard``: signals that were
 told with the last revision. ``failed``: the revision that was last told as a failure. ``p``: P(failure) as it was last
 told. ``shown``: the span of each feature."""
 _START, _REVISION = FIELDS.index("start") - 1, FIELDS.index("revision") - 1
+_NAMES = 64
+"""How many names a session keeps once: people may send any."""
+_SIGNAL_NAMED = [Evidence._fields.index(name) for name in ("kind", "source")]
 _NEW = {
     "revision": -1,
     "verdict": "",
@@ -71,18 +76,25 @@ def _unpacked(data: dict[str, Any], turn_id: str) -> Held:
     turn: Held = dict(zip(FIELDS, (turn_id, *data["turns"][turn_id]), strict=False))
     turn.setdefault("features", {})
     turn.setdefault("shown", {})
-    names = data["names"]
     for name in NAMED:
-        turn[name] = names[turn[name]]
+        turn[name] = _named(data, turn[name])
     if not turn["trace_id"]:
         turn["trace_id"] = turn_id.rpartition(".")[0]
     return turn
 
 
-def _place(data: dict[str, Any], name: str) -> int:
-    if name not in data["names"]:
-        data["names"].append(name)
-    return data["names"].index(name)
+def _place(data: dict[str, Any], name: str) -> int | str:
+    names: list[str] = data["names"]
+    if name not in names:
+        if len(names) >= _NAMES:
+            return name
+        names.append(name)
+    return names.index(name)
+
+
+def _named(data: dict[str, Any], place: int | str) -> str:
+    """The name at a place, or one that is written out."""
+    return place if isinstance(place, str) else data["names"][place]
 
 
 def keep_score(data: dict[str, Any], score: Score, turns: int, recent: int) -> None:
@@ -107,7 +119,7 @@ def keep_score(data: dict[str, Any], score: Score, turns: int, recent: int) -> N
     for turn_id in gone:
         del rows[turn_id]
     if gone:
-        data["signals"] = [one for one in data["signals"] if Evidence(*one).turn_id not in gone]
+        data["signals"] = [one for one, said in signals_of(data) if said.turn_id not in gone]
     for turn_id in ordered[:-recent]:
         if turn_id not in gone and rows[turn_id][_REVISION] >= 0:
             del rows[turn_id][full:]
@@ -121,10 +133,21 @@ def keep_signal(data: dict[str, Any], signal: Signal, signals: int) -> None:
         micros(signal.event_time), signal.span_id, signal.feedback_id, micros(signal.received_time),
         signal.attributes.get("gen_ai.evaluation.name", ""), signal.attributes.get("retracts", ""),
     )  # fmt: skip
-    row = list(found)
+    row: list[Any] = list(found)
+    for at in _SIGNAL_NAMED:
+        row[at] = _place(data, row[at])
     while row[-1] in ("", 0):
         row.pop()
     data["signals"] = [*data["signals"], row][-signals:]
+
+
+def signals_of(data: dict[str, Any]) -> list[tuple[list[Any], Evidence]]:
+    """The signals of a session, each as it is kept and as it is read."""
+    found: list[tuple[list[Any], Evidence]] = []
+    for row in data["signals"]:
+        named: list[Any] = [_named(data, value) if at in _SIGNAL_NAMED else value for at, value in enumerate(row)]
+        found.append((row, Evidence(*named)))
+    return found
 
 
 def keep_asked(data: dict[str, Any], turn: Turn, recent: int) -> None:
@@ -151,10 +174,9 @@ def unheard(turn: Held) -> bool:
 
 def forget_person(data: dict[str, Any], subject_hash: str) -> set[str]:
     """Let go of a person's turns and of what they asked; the ids of those turns."""
-    place = data["names"].index(subject_hash) if subject_hash in data["names"] else -1
     who = FIELDS.index("who") - 1
-    gone = {turn_id for turn_id, row in data["turns"].items() if row[who] == place}
-    gone |= {turn_id for turn_id, one in data["asked"].items() if one["who"] == place}
+    gone = {turn_id for turn_id, row in data["turns"].items() if _named(data, row[who]) == subject_hash}
+    gone |= {turn_id for turn_id, one in data["asked"].items() if _named(data, one["who"]) == subject_hash}
     for kept in ("turns", "asked"):
         data[kept] = {turn_id: one for turn_id, one in data[kept].items() if turn_id not in gone}
     data["told"] = {name: [one for one in news if one[1][0] not in gone] for name, news in data["told"].items()}
@@ -252,4 +274,4 @@ def _redaction(data: dict[str, Any], kept: Any) -> Redaction:
     if isinstance(kept, dict):  # as an earlier release kept it
         return Redaction.model_validate(kept)
     policy, detector, counts = kept
-    return Redaction(policy_version=data["names"][policy], detector=data["names"][detector], counts=counts)
+    return Redaction(policy_version=_named(data, policy), detector=_named(data, detector), counts=counts)

@@ -7,15 +7,19 @@ event finds its id and emits the same records again, or it is not, and the event
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from typing import Any, Protocol
 
 import orjson
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+_ID = 32
+"""Characters of an id: hexadecimal digits, small ones."""
 
 
 @dataclass(slots=True)
@@ -32,7 +36,7 @@ class KeyState:
 
     def dump(self) -> str:
         """As JSON text; ``load`` gives back an equal state, bit for bit: numbers are finite, integers have 64 bits."""
-        body: dict[str, Any] = {"v": STATE_VERSION, "data": self.data, "memo": self.memo}
+        body: dict[str, Any] = {"v": STATE_VERSION, "data": self.data, "memo": list(_runs(self.memo))}
         if self.due is not None:
             body["due"] = self.due.isoformat()
         try:
@@ -48,7 +52,41 @@ class KeyState:
         except orjson.JSONDecodeError:
             body = json.loads(text)
         due = body.get("due")
-        return cls(body["data"], body["memo"], datetime.fromisoformat(due) if due else None)
+        memo = body["memo"] if body["v"] == 1 else _memo(body["memo"])
+        return cls(body["data"], memo, datetime.fromisoformat(due) if due else None)
+
+
+def _runs(memo: dict[str, list[Any]]) -> Iterator[str | list[Any]]:
+    """A memo in order: ids with nothing to remember as one text, base64 of what their digits say; others in pairs."""
+    for empty, entries in groupby(memo.items(), key=lambda entry: not entry[1]):
+        pairs = [*entries]
+        digits = "".join([name for name, _ in pairs]) if empty else ""
+        packed = _bytes(digits) if all(len(name) == _ID for name, _ in pairs) else b""
+        if packed:
+            yield base64.b64encode(packed).decode()
+        else:
+            yield from map(list, pairs)
+
+
+def _bytes(digits: str) -> bytes:
+    """What hexadecimal digits say; nothing where they would not come back as they are."""
+    try:
+        found = bytes.fromhex(digits)
+    except ValueError:
+        return b""
+    return found if found.hex() == digits else b""
+
+
+def _memo(runs: list[Any]) -> dict[str, list[Any]]:
+    memo: dict[str, list[Any]] = {}
+    for run in runs:
+        if isinstance(run, str):
+            digits = base64.b64decode(run).hex()
+            memo.update({digits[at : at + _ID]: [] for at in range(0, len(digits), _ID)})
+        else:
+            name, entry = run
+            memo[name] = entry
+    return memo
 
 
 def due_of(text: str) -> datetime | None:

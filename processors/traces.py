@@ -36,12 +36,12 @@ _EMPTY: Node = {
 _SHARED = ("session_id", "trace_id", "subject_hash", "agent", "model", "model_version")
 _NODE_BYTES = 110
 _SKETCHES, _MESSAGE, _LONG_TEXT = 8, 400, 1_000
-FORM = 2
+FORM = 3
 """How ``put`` writes a span."""
 _SHORT = {
     "parent_span_id": "p", "kind": "k", "tool_name": "t", "input_tokens": "n", "output_tokens": "m",
     "called_tools": "c", "input": "i", "output": "o", "redaction": "r", "start": "s",
-    "end": "e", "received": "a", "seen": "f",
+    "end": "e", "received": "a", "seen": "f", "words": "w",
 }  # fmt: skip
 _LONG = {short: name for name, short in _SHORT.items()}
 _SAID = ("i", "o", "r")
@@ -77,13 +77,16 @@ def node_of(span: Span) -> Node:
 def put(trace: dict[str, Any], node: Node) -> None:
     """Put a span into its trace as state keeps it: short, without what is empty or what its first span says as well.
 
-    What several spans have (the message, an answer that is passed on, a parent, a tool) lies once in ``texts``. Of many
-    spans that found something only the newest keep the words of it.
+    What several spans have (the message, an answer that is passed on, a parent, a tool, words that were found) lies
+    once in ``texts``. Of many spans that found something only the newest keep the words of it.
     """
     shared = trace.setdefault("shared", {name: node[name] for name in _SHARED})
     texts: list[Any] = trace.setdefault("texts", [])
     plain = _EMPTY | shared | {"span_id": node["span_id"]}
     kept = {_SHORT.get(name, name): value for name, value in node.items() if name not in plain or plain[name] != value}
+    if "words" in kept.get("f", ()):
+        kept["w"] = kept["f"]["words"]
+        kept["f"] = {name: value for name, value in kept["f"].items() if name != "words"}
     for short in PLACED:
         if short in kept:
             kept[short] = _place(texts, kept[short])
@@ -92,10 +95,11 @@ def put(trace: dict[str, Any], node: Node) -> None:
             kept[short] -= node["start"]
     trace["nodes"][node["span_id"]] = kept
     fold(trace)
-    if len(trace["nodes"]) > _SKETCHES and "words" in node.get("seen", ()):
-        found = [one["f"] for one in trace["nodes"].values() if "words" in one.get("f", ())]
-        for seen in found[:-_SKETCHES]:
-            del seen["words"]
+    if len(trace["nodes"]) > _SKETCHES and "w" in kept:
+        found = [one for one in trace["nodes"].values() if "w" in one]
+        for old in found[:-_SKETCHES]:
+            del old["w"]
+        sweep(trace)
 
 
 def is_leaf(span_id: str, trace: dict[str, Any]) -> bool:
@@ -124,6 +128,8 @@ def whole(trace: dict[str, Any]) -> dict[str, Node]:
         for name in _SINCE:
             if name in kept:
                 node[_LONG[name]] = kept["s"] + kept[name]
+        if "words" in node:
+            node["seen"] = {**node["seen"], "words": node.pop("words")}
     return nodes
 
 
@@ -182,9 +188,8 @@ def _unpacked(text: Any) -> Any:
 def weight_of(trace: dict[str, Any]) -> int:
     """About how many bytes the spans of a trace have, unpacked."""
     nodes = trace["nodes"].values()
-    words = sum(3 * len(node["f"].get("words", "")) // 2 for node in nodes if "f" in node)
     texts = sum(one.get("n", len(one)) if isinstance(one, dict) else len(one) for one in trace.get("texts", ()))
-    return texts + _NODE_BYTES * len(nodes) + words
+    return texts + _NODE_BYTES * len(nodes)
 
 
 def roots(nodes: dict[str, Node]) -> list[Node]:

@@ -10,6 +10,7 @@ import pytest
 
 from processors.attribute import Attribute, AttributeSettings
 from processors.evidence import VerdictRules
+from processors.sessions import FIELDS
 from processors.state import KeyState, MemoryState
 from schemas.events import Failure, Outcome, Record, Score, Signal, Turn
 from schemas.subjects import Subject
@@ -504,6 +505,38 @@ def test_an_erased_persons_failures_are_not_told_again() -> None:
     assert "me" not in after.data["names"]
     assert list(after.data["asked"]) == ["t1.r"]
     assert "t0.r" not in after.dump()
+
+
+def test_names_of_an_earlier_release_are_read() -> None:
+    """It wrote out verdicts, causes and who signals."""
+    bench, present = Bench(), Bench()
+    for one in (bench, present):
+        one.send(scored(0), said(0, -1.0), scored(1))
+    ((key, state),) = list(bench.store)
+    names, old = state.data["names"], state.data
+    at = [FIELDS.index(name) - 1 for name in ("verdict", "cause")]
+    for row in old["turns"].values():
+        for place in at:
+            row[place] = names[row[place]]
+    old["signals"] = [[*row[:2], names[row[2]], names[row[3]], *row[4:]] for row in old["signals"]]
+    assert (old["turns"]["t0.r"][at[0]], *old["signals"][0][2:4]) == ("failure", "explicit", "user")
+    bench.store.put(key, state)
+    later = said(0, 1.0, seconds=70, event_id="later")
+    assert bench.send(later) == present.send(later) != []
+
+
+def test_names_beyond_any_measure_are_written_out() -> None:
+    bench, every = Bench(), []
+    for number in range(200):
+        bench.send(scored(number, category=f"category {number}", subject_hash=f"user {number}"))
+        every += bench.send(said(number, -1.0, 100.0 * number + 50, source=f"source {number}"))
+    last = every[-1]
+    assert (last.category, last.subject_hash, last.verdict) == ("category 199", "user 199", "failure")
+    ((key, state),) = list(bench.store)
+    assert len(state.data["names"]) == 64
+    me = Subject(TENANT, "user 199", turns=frozenset({"t199.r"}))
+    (after, _) = bench.stage.erased(key, state.dump(), me) or (state, [])
+    assert ("user 199" in state.dump(), "user 199" in after.dump()) == (True, False)
 
 
 def test_state_of_an_earlier_release_is_read() -> None:

@@ -104,3 +104,26 @@ def test_spans_of_an_earlier_release_are_read() -> None:
     traces.renewed(old)
     assert old["form"] == traces.FORM
     assert list(whole(old).values()) == kept
+
+
+def test_words_that_many_spans_found_are_kept_once_and_let_go() -> None:
+    trace: dict[str, Any] = {"nodes": {}, "turns": {}}
+    for number in range(3, 80, 4):
+        put(trace, node_of(call(number).model_copy(update={"output": WORDS if number > 60 else f"found {number}"})))
+    kept = [one["seen"]["words"] for one in whole(trace).values() if "words" in one.get("seen", ())]
+    assert (len(kept), len(set(kept))) == (8, 4)
+    assert sorted(set(kept)) == sorted(one for one in trace["texts"] if str(one).startswith("~"))
+
+
+def test_words_of_an_earlier_release_are_read() -> None:
+    """It wrote them with what else a span shows."""
+    trace: dict[str, Any] = {"nodes": {}, "turns": {}, "form": 2}
+    for number in range(3, 23, 4):
+        put(trace, node_of(call(number)))
+    present = whole(trace)
+    for kept in trace["nodes"].values():
+        kept["f"]["words"] = trace["texts"][kept.pop("w")]
+    old = whole(trace)
+    traces.renewed(trace)
+    assert whole(trace) == present == old
+    assert (trace["form"], all("w" in kept for kept in trace["nodes"].values())) == (traces.FORM, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from processors.state import KeyState
 from schemas import codec
 from schemas.errors import Invalid
-from schemas.events import EPOCH, Score
+from schemas.events import EPOCH, Score, identity
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1)
 values = st.recursive(
@@ -26,6 +27,28 @@ def test_state_comes_back_bit_for_bit(data: dict[str, object]) -> None:
     again = KeyState.load(state.dump())
     assert again == state
     assert repr(again.data) == repr(data)
+
+
+names = st.text() | st.text("0123456789abcdef", min_size=32, max_size=32) | st.text("0a F", min_size=30, max_size=34)
+
+
+@given(st.dictionaries(names, st.just([]) | st.just(["topic/0/1", []]), max_size=60))
+def test_a_memo_comes_back_in_its_order(memo: dict[str, list[object]]) -> None:
+    again = KeyState.load(KeyState({}, memo).dump())
+    assert list(again.memo.items()) == list(memo.items())
+
+
+def test_ids_alone_are_kept_short() -> None:
+    memo = {identity("event", str(number)): list[object]() for number in range(48)}
+    state = KeyState({}, memo)
+    assert len(state.dump()) < 48 * 22
+    state.memo[next(iter(memo))].append("topic/0/1")
+    assert KeyState.load(state.dump()) == state
+
+
+def test_a_memo_of_an_earlier_release_is_read() -> None:
+    memo = {"0" * 32: [], "b": ["topic/0/1", [["Turn", "{}"]]]}
+    assert KeyState.load(json.dumps({"v": 1, "data": {}, "memo": memo})) == KeyState({}, memo)
 
 
 def test_half_a_character_comes_back() -> None:
