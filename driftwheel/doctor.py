@@ -20,9 +20,14 @@ from driftwheel.desk import open_desk
 from driftwheel.folder import DataFolder
 from driftwheel.gateway import address, listen
 from driftwheel.keys import redaction_key
+from driftwheel.pipeline import stage_settings
 from driftwheel.ports import exposed
 from driftwheel.tls import Certificate, notice, tls_files
 from processors.canaries import Look
+from processors.redact import Redact
+from processors.redact.neural import lacking, shown
+from processors.redact.policy import policies_of
+from processors.redact.settings import MODEL
 from schemas.errors import DriftwheelError, Refused
 
 MIN_FREE = 2 * 1024**3
@@ -41,7 +46,8 @@ class Finding:
 def examine(config: Config) -> list[Finding]:
     """Every check, in order; none of them changes anything but the data folder's existence."""
     checks: tuple[Callable[[Config], Finding], ...] = (
-        _python, _minilm, _static, _spacy, _folder, _disk, _port, _grpc_port, _tls, _broker, _store, _nemo, _canaries,
+        _python, _minilm, _static, _redaction, _folder, _disk, _port, _grpc_port, _tls, _broker, _store, _nemo,
+        _canaries,
     )  # fmt: skip
     return [check(config) for check in checks]
 
@@ -74,10 +80,23 @@ def _static(config: Config) -> Finding:
     return Finding("static embedding", not wrong, seen, "driftwheel models fetch")
 
 
-def _spacy(config: Config) -> Finding:
-    del config
-    found = models.spacy_model()
-    return Finding("redaction model", found.state == "ready", f"{found.name} is {found.state}", found.detail)
+def _redaction(config: Config) -> Finding:
+    """The models that redaction's settings and policies name. They are looked for, not loaded."""
+    try:
+        named = policies_of(stage_settings(Redact, config)).models
+    except DriftwheelError as error:
+        return Finding("redaction models", False, str(error), "mend the setting, or the policy")
+    found = [_model(model) for model in named]
+    mend = "; ".join(one.mend for one in found if not one.ok)
+    return Finding("redaction models", not mend, "; ".join(one.seen for one in found), mend)
+
+
+def _model(model: str) -> Finding:
+    if model == MODEL:
+        found = models.spacy_model()
+        return Finding(model, found.state == "ready", f"{model} is {found.state}", found.detail)
+    reason = lacking(model)
+    return Finding(model, not reason, f"{shown(model)} is {'missing' if reason else 'there'}", reason)
 
 
 def _folder(config: Config) -> Finding:

@@ -8,13 +8,16 @@ models see a few hundred words at a time. What a model raises is raised: a text 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from presidio_analyzer import RecognizerResult
 from presidio_analyzer.chunkers import CharacterBasedTextChunker
+from spacy.util import is_package
 
 from schemas.errors import Refused
 
@@ -51,19 +54,27 @@ def shown(model: str) -> str:
     return f"{kind}:{Path(folder).name}" if is_neural(model) else model
 
 
+def lacking(model: str) -> str:
+    """Why a model cannot be used on this machine, as far as it is seen without loading it; '' where it may be."""
+    kind, _, folder = model.partition(":")
+    if not is_neural(model):
+        there = is_package(model) or Path(model).is_dir()
+        return "" if there else f"{model} is not installed: install its package, or name another model"
+    if not folder or not Path(folder).is_dir():
+        return f"{model}: {folder or 'no folder'} is not there: put the model's files into a folder and name it"
+    there = bool(sys.modules.get(kind)) or find_spec(kind) is not None
+    return "" if there else f"{model} needs a library that is not installed: pip install {kind}"
+
+
 @cache
 def recogniser(model: str) -> Predict:
     """What finds names in a text, by start. Raises Refused where the folder or the library is not there."""
+    if reason := lacking(model):
+        raise Refused(reason)
     kind, _, folder = model.partition(":")
-    if not folder or not Path(folder).is_dir():
-        raise Refused(f"{model}: {folder or 'no folder'} is not there: put the model's files into a folder and name it")
     try:
-        library = importlib.import_module(kind)
-    except ImportError as error:
-        raise Refused(f"{model} needs a library that is not installed: pip install {kind}") from error
-    try:
-        predict = _MAKERS[kind](library, folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        predict = _MAKERS[kind](importlib.import_module(kind), folder)
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise Refused(f"{model} cannot be loaded: {str(error).partition(chr(10))[0]}") from error
     chunker = CharacterBasedTextChunker(chunk_size=_PIECE, chunk_overlap=_OVERLAP)
 

@@ -260,6 +260,12 @@ class Policies:
         """The tenants that have a policy of their own."""
         return tuple(self._tenants)
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that one of the policies names."""
+        every = (self._base, *self._tenants.values())
+        return tuple(dict.fromkeys(model for policy in every for _, model in policy.models))
+
 
 def base_policy(settings: RedactSettings) -> Policy:
     """The policy that the stage's own settings say."""
