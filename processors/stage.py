@@ -145,8 +145,9 @@ class Stage(ABC):
         if tenant != about.tenant or not (mine or self.by not in ("session", "trace")):
             return None
         state = KeyState.load(text)
+        before = state.dump()  # not the text: an earlier release may have written it in another form
         records = list(self.erase(name, state, about))
-        return (state, records) if records or state.dump() != text else None
+        return (state, records) if records or state.dump() != before else None
 
     def erase(self, name: str, state: KeyState, about: Subject) -> Iterable[Record]:
         """Let go, in place, of what a person's records left in the state of the key ``name`` (without its tenant).

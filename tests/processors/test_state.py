@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processors.stage import Event, Stage
 from processors.state import KeyState
 from schemas import codec
 from schemas.errors import Invalid
-from schemas.events import EPOCH, Score, identity
+from schemas.events import EPOCH, Record, Score, identity
+from schemas.subjects import Subject
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1)
 values = st.recursive(
@@ -49,6 +51,23 @@ def test_ids_alone_are_kept_short() -> None:
 def test_a_memo_of_an_earlier_release_is_read() -> None:
     memo = {"0" * 32: [], "b": ["topic/0/1", [["Turn", "{}"]]]}
     assert KeyState.load(json.dumps({"v": 1, "data": {}, "memo": memo})) == KeyState({}, memo)
+
+
+class Total(Stage):
+    """Something about all people of an agent."""
+
+    name, by = "total", "agent"
+
+    def step(self, event: Event, state: KeyState) -> list[Record]:
+        raise NotImplementedError
+
+
+def test_a_state_of_an_earlier_release_that_holds_nobody_is_left_alone_by_an_erasure() -> None:
+    kept = [["Turn", '{"subject_hash": "me"}']]
+    for emitted, left in ([], True), (kept, False):
+        old = json.dumps({"v": 1, "data": {"total": 7}, "memo": {"b": ["topic/0/1", emitted]}})
+        found = Total().erased("acme/agent", old, Subject("acme", "me"))
+        assert (found is None) == left
 
 
 def test_half_a_character_comes_back() -> None:
