@@ -70,10 +70,11 @@ def _add(one: Kept, kept: Kept) -> None:
             one[name] = False
     scores = [node["retrieval_score"] for node in (one, kept) if node.get("retrieval_score") is not None]
     one |= {"folded": one.get("folded", 0) + kept.get("folded", 0) + 1, "status": newer.get("status", "ok")}
-    words = {"w": newer["w"]} if "w" in newer else {}
-    one.pop("w", None)
-    one |= {"f": newer.get("f", {})} | words
-    one |= ({"errors": errors} if errors else {}) | ({"loops": loops} if loops else {})
+    one |= {"f": newer.get("f", {})} | ({"errors": errors} if errors else {}) | ({"loops": loops} if loops else {})
+    if "w" in newer:
+        one["w"] = newer["w"]
+    else:
+        one.pop("w", None)
     if scores:
         one["retrieval_score"] = max(scores)
 

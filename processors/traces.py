@@ -96,10 +96,11 @@ def put(trace: dict[str, Any], node: Node) -> None:
     trace["nodes"][node["span_id"]] = kept
     fold(trace)
     if len(trace["nodes"]) > _SKETCHES and "w" in kept:
-        found = [one for one in trace["nodes"].values() if "w" in one]
-        for old in found[:-_SKETCHES]:
-            del old["w"]
-        sweep(trace)
+        old = [one for one in trace["nodes"].values() if "w" in one][:-_SKETCHES]
+        for one in old:
+            del one["w"]
+        if old:
+            sweep(trace)
 
 
 def is_leaf(span_id: str, trace: dict[str, Any]) -> bool:
