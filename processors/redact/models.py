@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import spacy
+from spacy.util import is_package
 from thinc.api import use_ops
 from threadpoolctl import ThreadpoolController
 
 from schemas.errors import Refused
+
+
+def lacking(name: str) -> str:
+    """Why spaCy has no such model on this machine; '' where it has one."""
+    there = is_package(name) or Path(name).is_dir()
+    return "" if there else f"the redaction model {name} is not installed: install its package, or name another"
 
 
 @cache
@@ -24,9 +32,8 @@ def loaded(name: str, without: tuple[str, ...], idle: tuple[str, ...] = ()) -> A
         with use_ops("numpy", use_blis=False):
             return spacy.load(name, exclude=without, disable=idle)
     except OSError as error:
-        raise Refused(
-            f"the redaction model {name} is not installed: install its package, or set stages.redact.model"
-        ) from error
+        reason = lacking(name) or f"the redaction model {name} cannot be loaded: {str(error).partition(chr(10))[0]}"
+        raise Refused(reason) from error
 
 
 def one_thread() -> AbstractContextManager[Any]:

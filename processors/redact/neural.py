@@ -17,8 +17,8 @@ from typing import Any
 
 from presidio_analyzer import RecognizerResult
 from presidio_analyzer.chunkers import CharacterBasedTextChunker
-from spacy.util import is_package
 
+from processors.redact import models
 from schemas.errors import Refused
 
 Predict = Callable[[str], list[RecognizerResult]]
@@ -58,8 +58,7 @@ def lacking(model: str) -> str:
     """Why a model cannot be used on this machine, as far as it is seen without loading it; '' where it may be."""
     kind, _, folder = model.partition(":")
     if not is_neural(model):
-        there = is_package(model) or Path(model).is_dir()
-        return "" if there else f"{model} is not installed: install its package, or name another model"
+        return models.lacking(model)
     if not folder or not Path(folder).is_dir():
         return f"{model}: {folder or 'no folder'} is not there: put the model's files into a folder and name it"
     there = bool(sys.modules.get(kind)) or find_spec(kind) is not None
