@@ -43,9 +43,14 @@ print(resident() - before)
 
 def kept(how: str) -> int:
     """Bytes that a process still holds after it has freed about 100 MB, ``how``."""
+    return int(told(CHILD, how))
+
+
+def told(script: str, how: str) -> str:
+    """What a script prints in a process of its own."""
     root = Path(memory.__file__).parent.parent
-    run = subprocess.run([sys.executable, "-c", CHILD, how], capture_output=True, text=True, check=True, cwd=root)
-    return int(run.stdout)
+    run = subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, check=True, cwd=root)
+    return run.stdout
 
 
 def test_what_was_freed_goes_back() -> None:
@@ -54,6 +59,52 @@ def test_what_was_freed_goes_back() -> None:
     freed = BLOCKS * SIZE
     assert kept("as it is") > 0.8 * freed, "without it, it would have stayed"
     assert kept("tidy") < 0.3 * freed
+
+
+ARENAS = f"""
+import ctypes, sys, tempfile, threading
+from contextlib import nullcontext
+from driftwheel.memory import tidy_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.fopen.restype, libc.malloc_info.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+with tidy_memory() if sys.argv[1] == "tidy" else nullcontext(), tempfile.NamedTemporaryFile() as out:
+    together = threading.Barrier(9)
+
+    def allocate():
+        libc.malloc({SIZE})
+        together.wait()
+
+    threads = [threading.Thread(target=allocate) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    together.wait()
+    libc.free(libc.malloc(8 << 20))  # from now on, by default, what is smaller than this is not mapped
+    blocks = [libc.malloc(100_000) for _ in range(20)]
+    file = libc.fopen(out.name.encode(), b"w")
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+    text = open(out.name).read()
+    mapped = int(text.rpartition('type="mmap" count="')[2].partition('"')[0])
+    print(text.count("<heap nr"), mapped)
+"""
+
+
+def heaps(how: str) -> tuple[int, int]:
+    """Of a process with nine threads and twenty large blocks: its arenas, and the blocks mapped by themselves."""
+    arenas, mapped = map(int, told(ARENAS, how).split())
+    return arenas, mapped
+
+
+def test_one_arena_and_large_blocks_mapped() -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_info"):
+        pytest.skip("not glibc: the allocator is left alone")
+    arenas, mapped = heaps("as it is")
+    assert (arenas > 4, mapped < 20) == (True, True), "without it, there would have been many, and few mapped"
+    arenas, mapped = heaps("tidy")
+    assert (arenas, mapped >= 20) == (1, True)
 
 
 def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
