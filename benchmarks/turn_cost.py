@@ -4,9 +4,9 @@ Conversations of ``agent_trajectories`` as an instrumented agent would send them
 agent span, a span for each answer of the model and one for each tool call, after redaction. The spans of a turn come
 together, as exporters send them, or (``--alone``) each in a batch of its own, which is the worst there is; every batch
 reads its state from JSON and writes it back, as engines do. Reported: CPU milliseconds per turn by stage, and the
-largest state that a session had in the stages that keep one (assemble and attribute together): as it is, and besides
-the texts of the newest turn, which are as long as people and agents make them. What a process pays once (schemas,
-patterns) is paid in a first conversation that does not count; Python collects cycles as seldom as in a worker.
+largest state that a session had in the stages that keep one (assemble and attribute together), as it is written. What a
+process pays once (schemas, patterns) is paid in a first conversation that does not count; Python collects cycles as
+seldom as in a worker.
 ``--models`` names the folder of the models: it is by default where ``driftwheel models fetch`` puts them. Where the
 static embedding is there, a second run compares by it.
 """
@@ -46,6 +46,8 @@ from schemas.topics import topic_of
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 REDACTION = Redaction(policy_version="bench-1", detector="bench-1", counts={"PERSON": 1})
+MOST = 20_000
+"""Bytes that the state of an open session may have."""
 FILES = ("tau2_retail.jsonl.gz", "tau2_airline.jsonl.gz", "tau2_telecom.jsonl.gz")
 
 
@@ -145,7 +147,7 @@ class Cost:
         self.stores = {stage.name: Timed() for stage in self.stages}
         self.spent = {stage.name: 0.0 for stage in self.stages}
         self.counts: dict[str, int] = {}
-        self.largest: list[tuple[int, int]] = []
+        self.largest: list[int] = []
 
     def pass_on(self, records: Sequence[Record], now: datetime, place: int = 0) -> None:
         """Let every stage from ``place`` on read these records, and what the stages before it made of them."""
@@ -172,20 +174,17 @@ class Cost:
             if found:
                 self.pass_on(found, now, place + 1)
 
-    def size(self) -> tuple[int, int]:
-        """The state of the sessions that are open, in all stages: whole, and without the texts of the newest turn."""
+    def size(self) -> int:
+        """Bytes of the state of the sessions that are open, in all stages."""
         kept = [state for stage in self.stages if stage.by == "session" for _, state in self.stores[stage.name]]
-        traces = [trace for state in kept for trace in state.data.get("traces", {}).values()]
-        texts = [one for one in traces[-1]["texts"] if isinstance(one, str) or "z" in one] if traces else []
-        whole = sum(len(state.dump().encode()) for state in kept)
-        return whole, whole - sum(len(json.dumps(one, ensure_ascii=False).encode()) for one in texts)
+        return sum(len(state.dump()) for state in kept)
 
 
 def measured(talks: Sequence[dict[str, Any]], assemble: Assemble, alone: bool) -> tuple[Cost, int]:
     """Every conversation, one after the other; how many turns there were."""
     cost, turns = Cost(assemble), 0
     for place, talk in enumerate(talks):
-        session, sizes = f"session-{place:04d}", [(0, 0)]
+        session, sizes = f"session-{place:04d}", [0]
         for number, messages in enumerate(turns_of(talk["messages"])):
             spans = spans_of(session, number, messages)
             for batch in [[one] for one in spans] if alone or not spans else [spans]:
@@ -196,7 +195,7 @@ def measured(talks: Sequence[dict[str, Any]], assemble: Assemble, alone: bool) -
             turns += 1
         for hours in (1, 3, 9):
             cost.tick(START + timedelta(hours=hours))
-        cost.largest.append((max(one for one, _ in sizes), max(one for _, one in sizes)))
+        cost.largest.append(max(sizes))
     return cost, turns
 
 
@@ -219,10 +218,9 @@ def main() -> None:
         whole = 1000.0 * sum(cost.spent.values()) / turns
         parts = ", ".join(f"{name} {1000.0 * spent / turns:.2f}" for name, spent in cost.spent.items())
         Console().print(f"{len(talks)} conversations, {turns} turns, {name}: {whole:.2f} ms of CPU a turn ({parts})")
-        everything, besides = zip(*cost.largest, strict=True)
-        for what, sizes in (("", everything), (" besides the texts of its newest turn", besides)):
-            shares = ", ".join(f"{one / 1000.0:.1f}" for one in np.percentile(sizes, [50, 95, 100]))
-            Console().print(f"largest state of a session{what}, kB: median, p95, most {shares}")
+        shares = ", ".join(f"{one / 1000.0:.1f}" for one in np.percentile(cost.largest, [50, 95, 100]))
+        above = sum(one > MOST for one in cost.largest)
+        Console().print(f"largest state of a session, kB: median, p95, most {shares}; {above} above {MOST / 1000:.0f}")
 
 
 if __name__ == "__main__":

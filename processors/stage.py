@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from processors.replay import AGAIN, replay_of
-from processors.state import KeyState, StateStore
+from processors.state import KeyState, StateStore, plain
 from schemas import codec
 from schemas.errors import Invalid
 from schemas.events import EPOCH, RECORDS, DeadLetter, Record, identity
@@ -141,7 +141,7 @@ class Stage(ABC):
         Engines put it in place of ``text`` and append the records, all at once.
         """
         tenant, _, name = key.partition("/")
-        mine = about.hash in text or name in about.sessions or name in about.traces
+        mine = about.hash in plain(text) or name in about.sessions or name in about.traces
         if tenant != about.tenant or not (mine or self.by not in ("session", "trace")):
             return None
         state = KeyState.load(text)

@@ -1,5 +1,7 @@
 """Keyed state: what a stage remembers about one key, as JSON, and the store it is kept in.
 
+JSON that is long is deflated (RFC 1950, in base64): what looks for words in it has to take it from ``plain``.
+
 A key's state is put whole, never incremented, and carries the memo: the ids of its recent events with what each
 emitted. That is what makes at-least-once delivery exact: after a crash either the put is there, and a redelivered
 event finds its id and emits the same records again, or it is not, and the event meets the same earlier state.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +23,10 @@ import orjson
 STATE_VERSION = 2
 _ID = 32
 """Characters of an id: hexadecimal digits, small ones."""
+_LONG = 8_000
+"""Bytes of JSON from which on it is deflated: so that what a session has in the two stages that keep one is small."""
+_DEFLATED = "z"
+"""With what deflated state begins; JSON does not."""
 
 
 @dataclass(slots=True)
@@ -35,22 +42,26 @@ class KeyState:
     due: datetime | None = None
 
     def dump(self) -> str:
-        """As JSON text; ``load`` gives back an equal state, bit for bit: numbers are finite, integers have 64 bits."""
+        """As text; ``load`` gives back an equal state, bit for bit: numbers are finite, integers have 64 bits."""
         body: dict[str, Any] = {"v": STATE_VERSION, "data": self.data, "memo": list(_runs(self.memo))}
         if self.due is not None:
             body["due"] = self.due.isoformat()
         try:
-            return orjson.dumps(body).decode()
+            found = orjson.dumps(body)
         except TypeError:  # half of a character that needs two: texts of agents may hold such
-            return json.dumps(body, separators=(",", ":"))
+            found = json.dumps(body, separators=(",", ":")).encode()
+        if len(found) < _LONG:
+            return found.decode()
+        return _DEFLATED + base64.b64encode(zlib.compress(found, 1)).decode()
 
     @classmethod
     def load(cls, text: str) -> KeyState:
-        """From the JSON text that ``dump`` wrote."""
+        """From the text that ``dump`` wrote."""
+        found = plain(text)
         try:
-            body = orjson.loads(text)
+            body = orjson.loads(found)
         except orjson.JSONDecodeError:
-            body = json.loads(text)
+            body = json.loads(found)
         due = body.get("due")
         memo = body["memo"] if body["v"] == 1 else _memo(body["memo"])
         return cls(body["data"], memo, datetime.fromisoformat(due) if due else None)
@@ -87,6 +98,15 @@ def _memo(runs: list[Any]) -> dict[str, list[Any]]:
             name, entry = run
             memo[name] = entry
     return memo
+
+
+def plain(text: str) -> str:
+    """The JSON of a dumped state.
+
+    >>> plain(KeyState({"said": "again " * 10_000}).dump())[:38]
+    '{"v":2,"data":{"said":"again again aga'
+    """
+    return zlib.decompress(base64.b64decode(text[1:])).decode() if text.startswith(_DEFLATED) else text
 
 
 def due_of(text: str) -> datetime | None:

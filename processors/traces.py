@@ -35,8 +35,8 @@ _EMPTY: Node = {
 """What is not written down."""
 _SHARED = ("session_id", "trace_id", "subject_hash", "agent", "model", "model_version")
 _NODE_BYTES = 110
-_SKETCHES, _MESSAGE, _LONG_TEXT = 8, 400, 1_000
-FORM = 3
+_SKETCHES, _MESSAGE = 8, 400
+FORM = 4
 """How ``put`` writes a span."""
 _SHORT = {
     "parent_span_id": "p", "kind": "k", "tool_name": "t", "input_tokens": "n", "output_tokens": "m",
@@ -120,7 +120,7 @@ def _place(texts: list[Any], text: Any) -> int:
 
 def whole(trace: dict[str, Any]) -> dict[str, Node]:
     """The spans of a trace, as ``node_of`` made them."""
-    plain, texts = _EMPTY | trace.get("shared", {}), [_unpacked(one) for one in trace.get("texts", ())]
+    plain, texts = _EMPTY | trace.get("shared", {}), trace.get("texts", [])
     nodes: dict[str, Node] = {}
     for span_id, kept in trace["nodes"].items():
         node = nodes[span_id] = {**plain, "span_id": span_id}
@@ -136,7 +136,8 @@ def whole(trace: dict[str, Any]) -> dict[str, Node]:
 
 def renewed(trace: dict[str, Any]) -> None:
     """Bring a trace that an earlier release kept to the present form."""
-    texts, nodes = trace.get("texts", []), whole(trace)
+    texts = trace["texts"] = [_inflated(one) for one in trace.get("texts", ())]
+    nodes = whole(trace)
     trace.update(nodes={}, texts=[], form=FORM)
     for node in nodes.values():
         for name in ("input", "output"):
@@ -158,10 +159,7 @@ def outline(trace: dict[str, Any]) -> dict[str, Node]:
 
 
 def slim(root: Node, trace: dict[str, Any]) -> None:
-    """Let go of the texts that the turn of a root no longer needs: those below it, when it has both of its own.
-
-    Long ones are packed: the turn was emitted, and only a late span asks for them again.
-    """
+    """Let go of the texts that the turn of a root no longer needs: those below it, when it has both of its own."""
     if root["input"] and root["output"]:
         nodes, texts = trace["nodes"], trace["texts"]
         for kept in nodes.values():
@@ -169,28 +167,18 @@ def slim(root: Node, trace: dict[str, Any]) -> None:
                 for short in _SAID:
                     kept.pop(short, None)
         sweep(trace)
-    trace["texts"] = [_packed(one) for one in trace["texts"]]
 
 
-def _packed(text: Any) -> Any:
-    """A text as state keeps it for long: ``z``, deflated, and its length ``n`` where that is shorter."""
-    if not isinstance(text, str) or len(text) < _LONG_TEXT:
-        return text
-    body = zlib.compress(text.encode("utf-8", "surrogatepass"))
-    return {"z": base64.b64encode(body).decode(), "n": len(text)} if len(body) < len(text) / 2 else text
-
-
-def _unpacked(text: Any) -> Any:
+def _inflated(text: Any) -> Any:
+    """A text as it is; before form 4 long ones were deflated one by one."""
     if not isinstance(text, dict) or "z" not in text:
         return text
     return zlib.decompress(base64.b64decode(cast("str", text["z"]))).decode("utf-8", "surrogatepass")
 
 
 def weight_of(trace: dict[str, Any]) -> int:
-    """About how many bytes the spans of a trace have, unpacked."""
-    nodes = trace["nodes"].values()
-    texts = sum(one.get("n", len(one)) if isinstance(one, dict) else len(one) for one in trace.get("texts", ()))
-    return texts + _NODE_BYTES * len(nodes)
+    """About how many bytes the spans of a trace have."""
+    return sum(map(len, trace.get("texts", ()))) + _NODE_BYTES * len(trace["nodes"])
 
 
 def roots(nodes: dict[str, Node]) -> list[Node]:

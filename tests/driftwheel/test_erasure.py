@@ -28,6 +28,7 @@ from processors import PIPELINE
 from processors.redact import Redact
 from processors.redact.settings import subject_hash, tenant_key
 from processors.stage import Stage
+from processors.state import plain
 from schemas import codec
 from schemas.errors import Retry, UsageError
 from schemas.events import DatasetVersion, DeadLetter, Deployment, Job, RawSignal, Record, Span
@@ -128,7 +129,7 @@ class Bench:
             if topic.name != "flywheel.erasures" and count:
                 found[topic.name] = count
         for stage in self.stages:
-            count = sum(subject in text for _, text in self.log.states(stage.name))
+            count = sum(subject in plain(text) for _, text in self.log.states(stage.name))
             found |= {stage.name: count} if count else {}
         files = b"".join(content for some in self.nemo.files.values() for content in some.values())
         found |= {"files": 1} if subject.encode() in files else {}

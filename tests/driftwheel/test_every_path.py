@@ -26,11 +26,12 @@ from driftwheel.config import load
 from driftwheel.letters import LetterFilter
 from driftwheel.ports import PRIVATE
 from driftwheel.product import Product
+from processors import PIPELINE
 from processors.redact import Redact, RedactSettings
 from processors.redact.clean import Cleaner
 from processors.redact.drafts import Draft
 from processors.stage import Message
-from processors.state import MemoryState
+from processors.state import MemoryState, plain
 from schemas.errors import Invalid
 from schemas.events import Clean, DeadLetter
 from schemas.topics import OTLP_SPANS, TOPICS
@@ -266,6 +267,9 @@ def kept(folder: Path) -> Kept:
                 if not topic.raw:
                     entries = [(one.key, one.value, one.headers) for one in product.log.scan(topic)]
                     found.places[f"topic {topic.name}"] = b"".join(repr(one).encode() for one in entries)
+            for stage in PIPELINE:
+                held = [f"{key} {plain(text)}" for key, text in product.log.states(stage.name)]
+                found.places[f"state {stage.name}"] = "\n".join(held).encode("utf-8", "replace")
             letters = product.letters.find(LetterFilter())
             told = [letters, product.letters.counts(LetterFilter()), product.vault.find(LetterFilter())]
             found.places["letters"] = repr(told).encode()

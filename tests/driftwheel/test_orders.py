@@ -23,7 +23,7 @@ from driftwheel.routing import INBOX
 from processors import PIPELINE
 from processors.redact import Redact
 from processors.stage import Message, Stage
-from processors.state import KeyState
+from processors.state import KeyState, plain
 from schemas import codec
 from schemas.events import Record, Span
 from schemas.subjects import Subject
@@ -48,7 +48,7 @@ def texts(settings: KafkaSettings, chosen: Sequence[Stage]) -> Texts:
     for stage in chosen:
         for one in stored(settings, settings.state_topic(stage.name)):
             if one.key != POSITIONS:
-                found[stage.name, one.key] = one.value.decode()
+                found[stage.name, one.key] = plain(one.value.decode())
     return {place: text for place, text in found.items() if text}
 
 
@@ -68,7 +68,7 @@ def without(about: Subject, before: Texts) -> Texts:
     for (name, key), text in before.items():
         found = by_name[name].erased(key, text, about)
         if found is not None:
-            left[name, key] = found[0].dump()
+            left[name, key] = plain(found[0].dump())
             if not (found[0].data or found[0].memo or found[0].due):
                 del left[name, key]
     return left

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import random
+import zlib
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ import pytest
 from processors.assemble import Assemble, AssembleSettings
 from processors.mmd import sketch
 from processors.stage import Message
-from processors.state import MemoryState
-from processors.traces import members, node_of, put, roots, slim, turn_of, weight_of, whole
+from processors.state import MemoryState, plain
+from processors.traces import members, node_of, roots, turn_of
 from processors.vectors import Array
 from schemas.events import Record, Signal, Span, Turn
 from schemas.subjects import Subject
@@ -158,28 +159,19 @@ def test_a_span_after_its_turn_emits_the_turn_again_under_the_same_id() -> None:
     assert bench.send(child("c1", "chain")) == [], "nothing about the turn changed"
 
 
-def test_a_long_answer_is_packed_once_its_turn_is_out_and_whole_when_a_late_span_comes() -> None:
-    bench, text = Bench(), "a long answer. " * 400
+def test_a_trace_whose_texts_an_earlier_release_deflated_is_read() -> None:
+    bench, text = Bench(), "a long answer. " * 200
     bench.send(asked("t1", "hello", 0, output=text), child("l1", "llm", 0.2, output=text))
-    before = next(state.dump() for _, state in bench.store)
     (first,) = turns(bench.tick(3))
-    after = next(state.dump() for _, state in bench.store)
-    assert len(after) < len(before) - 0.8 * len(text)
+    ((key, state),) = list(bench.store)
+    trace = state.data["traces"]["t1"]
+    packed = {"z": base64.b64encode(zlib.compress(text.encode("utf-8", "surrogatepass"))).decode(), "n": len(text)}
+    trace.update(form=3, texts=[packed if one == text else one for one in trace["texts"]])
+    assert packed in trace["texts"]
+    bench.store.put(key, state)
     (again,) = turns(bench.send(child("a1", "tool", tool_name="find")))
     assert first.output == again.output == text
     assert again.model_copy(update={"called_tools": [], "tool_calls": 0}) == first
-
-
-@pytest.mark.parametrize("text", ["a long answer. " * 400, "half a character \ud83d " * 200])
-def test_what_is_packed_is_what_it_was_and_weighs_as_much(text: str) -> None:
-    trace: dict[str, Any] = {"nodes": {}, "turns": {}}
-    node = node_of(asked("t1", "hello", 0, output=text))
-    put(trace, node)
-    before = weight_of(trace)
-    slim(node, trace)
-    assert "z" in trace["texts"][trace["nodes"][node["span_id"]]["o"]]
-    assert weight_of(trace) == before
-    assert whole(trace) == {node["span_id"]: node}
 
 
 @pytest.mark.parametrize("kept", [[], ["", []]], ids=["now", "as an earlier release wrote it"])
@@ -425,7 +417,7 @@ def test_what_a_session_has_in_common_leaves_with_a_person() -> None:
         bench.tick(20 * number + 5)
     ((key, state),) = list(bench.store)
     after, _ = bench.stage.erased(key, state.dump(), Subject(TENANT, "me")) or (state, [])
-    assert '"me"' not in after.dump()
+    assert '"me"' not in plain(after.dump())
     bench.store.put(key, after)
     bench.send(asked("t4", "no, that is wrong", 80, subject_hash="you", consent_train=True))
     found = [one for one in bench.tick(85) if isinstance(one, Signal) and one.name == "explicit_correction"]

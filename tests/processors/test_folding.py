@@ -9,7 +9,7 @@ import pytest
 
 from processors import folding, traces
 from processors.assemble import Assemble
-from processors.state import MemoryState
+from processors.state import MemoryState, plain
 from processors.traces import node_of, put, whole
 from schemas.events import Span, Turn
 from tests.world import START, message, span
@@ -45,7 +45,7 @@ def run(count: int) -> tuple[Turn, int]:
     )  # fmt: skip
     for offset, one in enumerate([*map(call, range(count)), root]):
         stage.process([message(one, offset)], store)
-        most = max(most, *(len(state.dump().encode()) for _, state in store))
+        most = max(most, *(len(plain(state.dump())) for _, state in store))
     (turn,) = [one for one in stage.expire(store, START + timedelta(seconds=70)) if isinstance(one, Turn)]
     return turn, most
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from processors.stage import Event, Stage
-from processors.state import KeyState
+from processors.state import KeyState, plain
 from schemas import codec
 from schemas.errors import Invalid
 from schemas.events import EPOCH, Record, Score, identity
@@ -70,9 +71,36 @@ def test_a_state_of_an_earlier_release_that_holds_nobody_is_left_alone_by_an_era
         assert (found is None) == left
 
 
+WORDS = [f"{identity('word', str(number))[:7]} " for number in range(900)]
+
+
+def test_long_state_is_deflated_and_short_is_json() -> None:
+    said = "".join(random.Random(5).choices(WORDS, k=6_000))
+    for part, size in (said[:7_000], 7_100), (said[:30_000], 16_000), (said, 24_000):
+        state = KeyState({"said": part})
+        text = state.dump()
+        assert len(text) < size
+        assert json.loads(plain(text))["data"] == state.data
+        assert (text == plain(text)) == (len(part) < 8_000)
+        assert KeyState.load(text) == state
+
+
+@pytest.mark.parametrize("words", ["", "a word. " * 2_000])
+def test_an_erasure_looks_into_deflated_state(words: str) -> None:
+    about = {"memo": {"b": ["topic/0/1", [["Turn", '{"subject_hash": "me"}']]]}}
+    text = KeyState({"words": words}, **about).dump()
+    assert ("me" in text) == (not words)
+    session = Total()
+    session.by = "session"  # type: ignore[misc]
+    found = session.erased("acme/s1", text, Subject("acme", "me"))
+    assert found is not None
+    assert found[0].memo == {"b": ["topic/0/1", []]}
+    assert session.erased("acme/s1", text, Subject("acme", "you")) is None
+
+
 def test_half_a_character_comes_back() -> None:
-    state = KeyState({"text": "\ud83d broken"})
-    assert KeyState.load(state.dump()) == state
+    for text in "\ud83d broken", "\ud83d broken" * 2_000:
+        assert KeyState.load(KeyState({"text": text}).dump()) == KeyState({"text": text})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
