@@ -31,6 +31,8 @@ from tests.brokers import Cluster
 
 EVENTS_A_TURN = 3.2
 LOOK_SECONDS = 5.0
+WHOLE_HEAP = ("-Xms512m", "-XX:+AlwaysPreTouch")
+"""A broker has its heap from the start, as Kafka's own start script gives it: what grows is then something else."""
 ACCEPTED = """
 SELECT 'turn', turns.event_id, toUnixTimestamp64Milli(max(spans.received_time)) / 1000
 FROM turns JOIN spans ON spans.trace_id = turns.trace_id GROUP BY turns.event_id
@@ -67,7 +69,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     (folder / "switches").mkdir(exist_ok=True)
     (folder / "switches" / "times").touch()
     with ExitStack() as stack:
-        cluster = stack.enter_context(Cluster(folder / "kafka", 1))
+        cluster = stack.enter_context(Cluster(folder / "kafka", 1, java_options=WHOLE_HEAP))
         kafka = KafkaSettings(cluster.bootstrap, "steady.", options.partitions)
         admin = Admin(kafka)
         apply(admin, plan(admin, topics_of(kafka, WHEEL)))
