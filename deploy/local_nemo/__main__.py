@@ -50,12 +50,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """The listening socket; ``Refused`` when the port is taken."""
+    """A socket that already listens: who is told its address may call at once. ``Refused`` when the port is taken."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)  # asyncio sets TCP_NODELAY only where the protocol is said
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(1024)
     except OSError as error:
         raise Refused(f"cannot listen on {host}:{port}: {error}; choose another --port") from error
     return listener

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Generator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from deploy.local_nemo.__main__ import main
+from deploy.local_nemo.__main__ import listen, main
 from deploy.local_nemo.settings import Settings
 from tests.deploy.local_nemo_kit import LABELS, jsonl, serve, toy, upload
 
@@ -26,6 +27,12 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Generator[httpx.Client]:
 @pytest.mark.parametrize("path", HEALTH)
 def test_health(client: httpx.Client, path: str) -> None:
     assert client.get(path).json() == {"status": "ready"}
+
+
+def test_who_is_told_the_address_may_call_at_once() -> None:
+    """Before the server has begun: it is printed first."""
+    with listen("127.0.0.1", 0) as listener:
+        socket.create_connection(listener.getsockname(), timeout=10).close()
 
 
 def test_unknown_paths_and_methods_are_told_in_nemos_form(client: httpx.Client) -> None:
