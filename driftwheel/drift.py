@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TextIO, cast
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from driftwheel.files import reading, writing
+from driftwheel.files import reading, shown, writing
 from processors.budget import HIGHEST, LOWEST
 from processors.watch import ALL, Finding, NotBinary, Watch, WatchSettings
 from schemas.errors import UsageError
@@ -79,7 +79,7 @@ def watch_file(source: str, target: str, settings: WatchSettings, console: Conso
     console, passed = console or Console(quiet=True), Passed()
     with reading(source) as lines, writing(target) as out, _progress(console) as bars:
         task = bars.add_task("events", done=0)
-        rows, by_cohort = _rows(lines, "standard input" if source == "-" else source)
+        rows, by_cohort = _rows(lines, shown(source))
         watch = Watch(settings, by_cohort=by_cohort)
         for row in rows:
             passed.see(row)
@@ -132,7 +132,7 @@ def _rows(lines: TextIO, source: str) -> tuple[Iterator[Row], bool]:
     if first is None:
         return iter(()), False
     both = chain([first], numbered)
-    if first[1].lstrip("\ufeff \t").startswith("{"):
+    if first[1].lstrip(" \t").startswith("{"):
         bodies = ((_object(line, _at(source, number)), _at(source, number)) for number, line in both)
         head = next(bodies)
         rows = (_row(body, place) for body, place in chain([head], bodies))
@@ -149,7 +149,7 @@ def _at(source: str, number: int) -> str:
 
 def _object(line: str, place: str) -> Mapping[str, Any]:
     try:
-        body = json.loads(line.lstrip("\ufeff"))
+        body = json.loads(line)
     except ValueError as error:
         raise UsageError(f"{place}: no JSON: {error}") from error
     if not isinstance(body, dict):
@@ -161,7 +161,7 @@ def _object(line: str, place: str) -> Mapping[str, Any]:
 
 
 def _header(line: str, separator: str, place: str) -> list[str]:
-    names = [name.strip().lower() for name in _split(line.lstrip("\ufeff"), separator, place)]
+    names = [name.strip().lower() for name in _split(line, separator, place)]
     for wanted in (_TIMES, ("value",)):
         if not set(wanted) & set(names):
             raise UsageError(
@@ -193,6 +193,8 @@ def _row(body: Mapping[str, Any], place: str) -> Row:
     time = body[name]
     if isinstance(time, bool) or not isinstance(time, str | int | float) or time == "":
         raise UsageError(f'{place}: "{name}" has to be a text or a number')
+    if isinstance(time, float) and not math.isfinite(time):
+        raise UsageError(f'{place}: "{name}" has to be a finite number')
     if "value" not in body:
         raise UsageError(f'{place}: "value" is missing')
     cohort = body.get("cohort", ALL)

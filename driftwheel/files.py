@@ -1,8 +1,9 @@
-"""Text files that commands read and write, also compressed (``.gz``); ``-`` is standard input or output."""
+"""UTF-8 files that commands read and write, also compressed (``.gz``); ``-`` is standard input or output."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import sys
 import zlib
@@ -16,19 +17,21 @@ from schemas.errors import UsageError
 
 @contextmanager
 def reading(source: str) -> Generator[TextIO]:
-    """A file to read. Raises UsageError when it cannot be, is damaged, or is not UTF-8."""
-    if source == "-":
-        yield sys.stdin
-        return
+    """A file to read, without a byte order mark. Raises UsageError when it cannot be, is damaged, or is not UTF-8."""
     try:
-        with _opened(source) as file:
+        with _standard_input() if source == "-" else _opened(source) as file:
             yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UsageError(f"{source} is no whole gzip file: {error}") from error
+        raise UsageError(f"{shown(source)} is no whole gzip file: {error}") from error
     except OSError as error:
-        raise UsageError(f"{source} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{shown(source)} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{source} is not UTF-8 text: byte {error.start} is wrong") from error
+        raise UsageError(f"{shown(source)} is not UTF-8 text: byte {error.start} is wrong") from error
+
+
+def shown(source: str) -> str:
+    """A source as messages name it."""
+    return "standard input" if source == "-" else source
 
 
 def lines_of(source: str) -> Generator[str]:
@@ -41,7 +44,7 @@ def placed_lines(source: str) -> Generator[tuple[str, str]]:
     """The lines of a file that are not blank, each with its place for error messages; see ``lines_of``."""
     for number, line in enumerate(lines_of(source), 1):
         if line.strip():
-            yield line, f"{source}, line {number}"
+            yield line, f"{shown(source)}, line {number}"
 
 
 @contextmanager
@@ -89,11 +92,20 @@ def writing_private(target: str) -> Generator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def _standard_input() -> Generator[TextIO]:
+    text = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig")
+    try:
+        yield text
+    finally:
+        text.detach()
+
+
 def _opened(source: str) -> TextIO:
     path = Path(source)
     if path.suffix == ".gz":
-        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8"))
-    return path.open(encoding="utf-8")
+        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig"))
+    return path.open(encoding="utf-8-sig")
 
 
 def _compressed(path: Path) -> TextIO:

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from driftwheel.api import Table
 from driftwheel.config import Config
-from driftwheel.files import reading, writing
+from driftwheel.files import reading, shown, writing
 from driftwheel.folder import DataFolder
 from driftwheel.keys import redaction_key
 from driftwheel.pipeline import WHEEL, pure_stages
@@ -43,7 +43,7 @@ def run_stage(config: Config, name: str, source: str, target: str) -> None:
     store = MemoryState()
     last = EPOCH
     with reading(source) as lines, writing(target) as out:
-        for batch in _batches(_messages(stage, source, lines)):
+        for batch in _batches(_messages(stage, shown(source), lines)):
             last = max(last, *(message.time for message in batch))
             _write(out, stage.process(batch, store))
         end = last + timedelta(days=2)

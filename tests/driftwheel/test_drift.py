@@ -128,6 +128,8 @@ def test_nothing_in_nothing_out(tmp_path: Path) -> None:
         ("time,value\n,0\n", 'line 2: "time" has to be a text or a number'),
         ('{"time": 1, "value": 0}\n{"time": 2}\n', 'line 2: "value" is missing'),
         ('{"value": 0}\n', 'line 1: "time" is missing'),
+        ('{"time": 1e400, "value": 0}\n', 'line 1: "time" has to be a finite number'),
+        ('{"time": NaN, "value": 0}\n', 'line 1: "time" has to be a finite number'),
         ('{"time": 1, "value": 0}\n[1]\n', 'line 2: expected {"time"'),
         ('{"time": 1, "value": 0}\n{secret\n', "line 2: no JSON"),
         ('{"time": 1, "value": [1]}\n', 'line 1: "value" has to be'),

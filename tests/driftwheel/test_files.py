@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from driftwheel.files import reading, writing
+from driftwheel.files import placed_lines, reading, writing
 from schemas.errors import UsageError
 
 
@@ -52,3 +54,30 @@ def test_what_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"\xff")
     with pytest.raises(UsageError, match="bad is not UTF-8 text: byte 0"), reading(str(tmp_path / "bad")) as lines:
         lines.read()
+
+
+MARKED = "\ufeffone\n\ntwo\n".encode()
+
+
+def standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes) -> io.TextIOWrapper:
+    """As where the machine's own encoding is another one."""
+    stdin = io.TextIOWrapper(io.BytesIO(content), encoding="ascii")
+    monkeypatch.setattr("sys.stdin", stdin)
+    return stdin
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plain").write_bytes(MARKED)
+    (tmp_path / "small.gz").write_bytes(gzip.compress(MARKED))
+    stdin = standard_input(monkeypatch, MARKED)
+    for source in (str(tmp_path / "plain"), str(tmp_path / "small.gz"), "-"):
+        found = list(placed_lines(source))
+        assert [line for line, _ in found] == ["one\n", "two\n"]
+        assert found[1][1].endswith("standard input, line 3" if source == "-" else f"{source}, line 3")
+    assert not stdin.closed
+
+
+def test_standard_input_is_named_where_it_is_not_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    standard_input(monkeypatch, b"ok\n\xff")
+    with pytest.raises(UsageError, match="standard input is not UTF-8 text"):
+        list(placed_lines("-"))
