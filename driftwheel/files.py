@@ -8,7 +8,7 @@ import os
 import sys
 import zlib
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
@@ -19,7 +19,7 @@ from schemas.errors import UsageError
 def reading(source: str) -> Generator[TextIO]:
     """A file to read, without a byte order mark. Raises UsageError when it cannot be, is damaged, or is not UTF-8."""
     try:
-        with _standard_input() if source == "-" else _opened(source) as file:
+        with nullcontext(_standard_input()) if source == "-" else _opened(source) as file:
             yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UsageError(f"{shown(source)} is no whole gzip file: {error}") from error
@@ -92,13 +92,12 @@ def writing_private(target: str) -> Generator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-@contextmanager
-def _standard_input() -> Generator[TextIO]:
-    text = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig")
-    try:
-        yield text
-    finally:
-        text.detach()
+def _standard_input() -> TextIO:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed: name a file")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")  # whatever the machine's own is
+    return sys.stdin
 
 
 def _opened(source: str) -> TextIO:

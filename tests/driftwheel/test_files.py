@@ -81,3 +81,9 @@ def test_standard_input_is_named_where_it_is_not_utf_8(monkeypatch: pytest.Monke
     standard_input(monkeypatch, b"ok\n\xff")
     with pytest.raises(UsageError, match="standard input is not UTF-8 text"):
         list(placed_lines("-"))
+
+
+def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed"):
+        list(placed_lines("-"))

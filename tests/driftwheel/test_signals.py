@@ -94,6 +94,12 @@ def test_a_line_that_cannot_be_read_is_named_and_nothing_is_written(tmp_path: Pa
     assert not out.exists()
 
 
+def test_what_is_wrong_on_standard_input_is_one_line() -> None:
+    done = run("signals", "--no-model", text=lines(talk("c1")) + '{"conversation_id": 1, "messages": "secret"}\n')
+    assert (done.returncode, done.stdout.count("\n")) == (2, lines(talk("c1")).count('"user"'))
+    assert done.stderr == "driftwheel: standard input, line 2: messages: must be a list, not str\n"
+
+
 def test_a_damaged_archive_and_bytes_that_are_no_text(tmp_path: Path) -> None:
     whole = gzip.compress(lines(talk("c")).encode() * 50)
     bad = {"cut.jsonl.gz": whole[:-40], "no.jsonl.gz": b"{}", "latin.jsonl": b'{"conversation_id": "\xe9"}'}
