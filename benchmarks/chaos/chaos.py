@@ -78,7 +78,7 @@ def one_run(settings: RunSettings, parent: Path | None, console: Console, *, kee
             result = {"seed": settings.seed, "nodes": settings.nodes, "wrong": {"run": 1}, "error": repr(error),
                       "seconds": round(time.monotonic() - began, 1), "sabotage": settings.sabotage}  # fmt: skip
             result["stop"] = isinstance(error, KeyboardInterrupt)
-    if result["wrong"] or keep:
+    if result["wrong"] or result.get("stalled") or keep:  # why a worker stood still is in its log
         result["kept"] = str(folder)
     else:
         shutil.rmtree(folder, ignore_errors=True)
